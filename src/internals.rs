@@ -59,11 +59,6 @@ pub mod serve {
     };
 }
 
-/// The backend that no config can select yet.
-pub mod pool {
-    pub use crate::pool::zookeeper::{Options, ZooKeeper};
-}
-
 /// Evictions, for the simulation.
 pub mod eviction {
     pub use crate::eviction::zookeeper::{Eviction, Target};

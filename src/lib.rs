@@ -199,7 +199,7 @@
 //! | `pool::zookeeper::update` | computes the change of a record, and the answers |
 //! | `pool::zookeeper::record` | the node of a pool: its holders as JSON |
 //! | `pool::zookeeper::sightings` | since when this server has known each renewal |
-//! | `pool::zookeeper::queue` | the places of waiters, over all servers |
+//! | `pool::zookeeper::queue` | the entries of waiters, over all servers |
 //! | `pool::zookeeper::fake` | servers on a ZooKeeper in memory, for unit tests |
 //! | `pool::zookeeper::interleaving_tests` | three servers, in any order of events |
 //!
@@ -248,6 +248,7 @@
 //! | `config::text` | encoding and comments of a config |
 //! | `config::server` | the lock server's config |
 //! | `config::server::access` | its access tokens and networks |
+//! | `config::server::ensemble` | its ensemble of ZooKeeper |
 //! | `config::node` | a config as a tree with line numbers |
 //! | `config::json` | JSON as such a tree |
 //! | `config::yaml` | a subset of YAML as such a tree |

@@ -20,7 +20,7 @@ pub use eviction::Eviction;
 pub use inspection::Inspection;
 pub use notify::Notify;
 pub use outer::OuterLock;
-pub use server::{Backend, Pool, Server, counted};
+pub use server::{Backend, Pool, PoolEnsemble, Server, counted};
 
 use crate::signal::{Signal, Status};
 use access::AccessToken;

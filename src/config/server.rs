@@ -3,6 +3,7 @@
 //! is configured by mistake may let two hosts run at once.
 
 mod access;
+mod ensemble;
 
 use super::node::{Entry, Node, Value};
 use super::{json, yaml};
@@ -10,6 +11,7 @@ use crate::edit_distance;
 use crate::in_file::InFile;
 use crate::plan::access::NetworkFlaw;
 use crate::plan::{Backend, Host, Pool, duration};
+use ensemble::EnsembleConfig;
 use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -63,6 +65,10 @@ pub enum Fault {
     NoTokens { pool: String },
     /// A text is not a network.
     Network { found: String, flaw: NetworkFlaw },
+    /// The servers or the path of ZooKeeper cannot be used.
+    ZooKeeper { key: &'static str, why: String },
+    /// The holders of a pool would not fit into a node.
+    TooManyHolders { pool: String, most: u32 },
     /// A pool lacks a key.
     Missing { key: &'static str },
     /// A pool in a mapping by name has the name of a key of pools.
@@ -125,13 +131,18 @@ const VALUES: &str = "the values of a pool, as in \"expire: 300\"";
 
 const POOLS: &str = "a list of pools, or a mapping of their names to their values";
 
-const KEYS: [&str; 10] = [
+const KEYS: [&str; 15] = [
     "access_tokens",
     "public_status",
     "networks",
     "backend",
     "memcachehost",
     "memcacheport",
+    "host",
+    "timeout",
+    "auth",
+    "acl",
+    "path",
     "pools",
     "listen",
     "port",
@@ -200,14 +211,20 @@ impl Config {
     }
 
     fn take(&mut self, tree: &Node) -> Result<(), OnLine> {
-        let (mut memcache, mut host, mut port) = (false, DEFAULT_MEMCACHE.0, DEFAULT_MEMCACHE.1);
+        let (mut kind, mut host, mut port) = (Kind::Memory, DEFAULT_MEMCACHE.0, DEFAULT_MEMCACHE.1);
+        let mut ensemble = EnsembleConfig::default();
         let mut line_of_state = 0;
         let mut lines_of_pools = Vec::new();
         for entry in mapping(tree, "keys and values")? {
             match entry.key.as_str() {
-                "backend" => memcache = backend(entry)?,
+                "backend" => kind = backend(entry)?,
                 "memcachehost" => host = memcached_host(entry)?,
                 "memcacheport" => port = number(entry, "a port, 1 to 65535")?,
+                "host" => ensemble.add(entry),
+                "timeout" => ensemble.add(entry),
+                "auth" => ensemble.add(entry),
+                "acl" => ensemble.add(entry),
+                "path" => ensemble.add(entry),
                 "pools" => (self.pools, lines_of_pools) = self.pools(entry)?,
                 "listen" => {
                     self.listen = Some(
@@ -229,7 +246,22 @@ impl Config {
             }
         }
         self.access.check_pools(&self.pools, &lines_of_pools)?;
-        if memcache {
+        match kind {
+            Kind::ZooKeeper => {
+                ensemble::check_pools(&self.pools, &lines_of_pools)?;
+                let (ensemble, warnings) = ensemble.take()?;
+                self.backend = Backend::ZooKeeper(ensemble);
+                self.warnings.extend(warnings);
+            }
+            Kind::Memory | Kind::Memcached => {
+                for entry in ensemble.entries() {
+                    let sentence =
+                        format!("{:?}: not used without \"backend: zookeeper\"", entry.key);
+                    self.warnings.push(on_line(entry.line, &sentence));
+                }
+            }
+        }
+        if kind == Kind::Memcached {
             let mut pools = self.pools.iter().zip(lines_of_pools);
             if let Some((pool, line)) = pools.find(|(pool, _)| pool.name.contains(' ')) {
                 return Err(invalid(line, &pool.name, NameFlaw::Character(' ')));
@@ -238,12 +270,15 @@ impl Config {
                 name: host.to_owned(),
                 port,
             });
-            if self.state.take().is_some() {
-                self.warnings.push(on_line(
-                    line_of_state,
-                    "\"state\": not used, because memcached keeps the holders",
-                ));
-            }
+        }
+        let keeper = match kind {
+            Kind::Memory => return Ok(()),
+            Kind::Memcached => "memcached",
+            Kind::ZooKeeper => "ZooKeeper",
+        };
+        if self.state.take().is_some() {
+            let sentence = format!("\"state\": not used, because {keeper} keeps the holders");
+            self.warnings.push(on_line(line_of_state, &sentence));
         }
         Ok(())
     }
@@ -416,12 +451,20 @@ fn number<T: TryFrom<u64>>(entry: &Entry, expected: &'static str) -> Result<T, O
         .ok_or_else(|| wrong(entry, expected))
 }
 
-/// Whether the backend is memcached.
-fn backend(entry: &Entry) -> Result<bool, OnLine> {
-    const EXPECTED: &str = "inmemory or memcached";
+/// What keeps the holders.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kind {
+    Memory,
+    Memcached,
+    ZooKeeper,
+}
+
+fn backend(entry: &Entry) -> Result<Kind, OnLine> {
+    const EXPECTED: &str = "inmemory, memcached or zookeeper";
     match text(entry, EXPECTED)? {
-        "inmemory" => Ok(false),
-        "memcache" | "memcached" => Ok(true),
+        "inmemory" => Ok(Kind::Memory),
+        "memcache" | "memcached" => Ok(Kind::Memcached),
+        "zookeeper" => Ok(Kind::ZooKeeper),
         _ => Err(wrong(entry, EXPECTED)),
     }
 }
@@ -617,6 +660,11 @@ impl fmt::Display for Fault {
                 };
                 write!(f, "\"networks\": {found}: {why}")
             }
+            Fault::ZooKeeper { key, why } => write!(f, "{key:?}: {why}"),
+            Fault::TooManyHolders { pool, most } => write!(
+                f,
+                "\"maxlocks\" of pool {pool:?}: the holders of a pool are kept in one node of ZooKeeper, where {most} fit"
+            ),
             Fault::Missing { key } => write!(f, "this pool has no {key:?}"),
             Fault::NoDash { key } => write!(
                 f,

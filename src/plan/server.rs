@@ -2,7 +2,7 @@
 
 use super::access::Access;
 use super::notify::Manager;
-use super::{ExitCodes, Host};
+use super::{Acl, Auth, ExitCodes, Host};
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -26,7 +26,7 @@ pub struct Server {
     pub access: Access,
     /// Where the holders are stored.
     pub backend: Backend,
-    /// The file that keeps the holders across restarts, if any; `None` with memcached.
+    /// The file that keeps the holders across restarts, if any; only in memory.
     pub state: Option<PathBuf>,
     /// Problems of the config that do not stop the server, one sentence each.
     pub warnings: Vec<String>,
@@ -72,6 +72,30 @@ pub enum Backend {
     Memory,
     /// In a memcached, which several servers may share.
     Memcache(Host),
+    /// In an ensemble of ZooKeeper, which several servers may share.
+    ZooKeeper(PoolEnsemble),
+}
+
+/// The ensemble that keeps the holders.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PoolEnsemble {
+    /// At least one server.
+    pub hosts: Vec<Host>,
+    /// The session timeout to ask for.
+    pub timeout: Duration,
+    /// Credentials for the session, if any.
+    pub auth: Option<Auth>,
+    /// The ACL of new nodes.
+    pub acl: Acl,
+    /// The node above those of the pools, with the chroot.
+    pub path: String,
+}
+
+impl fmt::Display for PoolEnsemble {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let hosts: Vec<_> = self.hosts.iter().map(ToString::to_string).collect();
+        write!(f, "{}{}", hosts.join(","), self.path)
+    }
 }
 
 impl fmt::Display for Backend {
@@ -79,6 +103,7 @@ impl fmt::Display for Backend {
         match self {
             Backend::Memory => write!(f, "inmemory"),
             Backend::Memcache(host) => write!(f, "memcache at {host}"),
+            Backend::ZooKeeper(ensemble) => write!(f, "zookeeper at {ensemble}"),
         }
     }
 }

@@ -14,13 +14,13 @@ use std::time::Duration;
 
 /// How long the look-up of its name may take at the start: systemd gives up a unit that fails five
 /// times within 10 s, and name servers may be reached later than that at boot.
-const LOOK_UP: Duration = Duration::from_secs(10);
+pub(super) const LOOK_UP: Duration = Duration::from_secs(10);
 
 /// See above.
 #[derive(Debug)]
 pub(super) struct Memcached {
     link: Link,
-    /// At least one.
+    /// Those of the config's server: at least one. Empty if the backend chooses the address.
     addresses: Vec<Address>,
     /// The index of the one that is tried, or that answered last.
     address: usize,
@@ -31,6 +31,17 @@ pub(super) struct Memcached {
 }
 
 impl Memcached {
+    /// Of a backend that chooses its server itself. Not connected yet.
+    pub(super) fn chosen() -> Memcached {
+        Memcached {
+            link: Link::default(),
+            addresses: Vec::new(),
+            address: 0,
+            untried: 0,
+            watched: None,
+        }
+    }
+
     /// Not connected yet.
     pub(super) fn find(host: &Host, now: Moment) -> Result<Memcached, String> {
         let mut names = HostAddresses::new(std::slice::from_ref(host), &Connection::Direct);
@@ -60,8 +71,8 @@ impl Memcached {
     /// Does what the backend wants done. The event is a connection that failed at once.
     pub(super) fn execute(&mut self, output: Output<Target>) -> Option<Event<'static>> {
         match output {
-            Output::Connect(_) => {
-                let failed = self.connect().err()?;
+            Output::Connect(to) => {
+                let failed = self.connect(to.as_ref()).err()?;
                 return Some(Event::Disconnected(Some(failed)));
             }
             Output::Send(bytes) => self.link.send(&bytes),
@@ -72,8 +83,13 @@ impl Memcached {
         None
     }
 
-    /// Begins to connect to one address after another. This replaces any other connection.
-    fn connect(&mut self) -> Result<(), String> {
+    /// Begins to connect to this address, or to one address after another. This replaces any other
+    /// connection.
+    fn connect(&mut self, to: Option<&Address>) -> Result<(), String> {
+        if let Some(address) = to {
+            (self.untried, self.watched) = (0, None);
+            return self.link.connect(address);
+        }
         self.untried = self.addresses.len();
         self.try_address()
     }
@@ -116,7 +132,7 @@ impl Memcached {
                 Err(last) => why = Some(last),
             }
         }
-        self.address = (self.address + 1) % self.addresses.len();
+        self.address = (self.address + 1) % self.addresses.len().max(1);
         report(Event::Disconnected(why));
     }
 

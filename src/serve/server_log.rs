@@ -43,6 +43,7 @@ impl ServerLog<'_> {
         self.warn_if_open(&plan.access, plan.listen, &address);
         let kept = match (&plan.backend, &plan.state) {
             (Backend::Memcache(host), _) => format!("memcached at {host}"),
+            (Backend::ZooKeeper(ensemble), _) => format!("ZooKeeper at {ensemble}"),
             (Backend::Memory, Some(path)) => path.display().to_string(),
             (Backend::Memory, None) => "memory".into(),
         };

@@ -1,17 +1,21 @@
 //! Opens everything that the server needs, before its loop starts.
 
 use super::listener::Listener;
-use super::memcached::Memcached;
+use super::memcached::{LOOK_UP, Memcached};
 use super::state_file::{self, StateFile};
 use super::system::Linux;
 use super::{LISTENER, Parts, SIGNALS, ServerLoop, TIMER};
+use crate::endpoint::Endpoint;
+use crate::lock::zookeeper::acl;
 use crate::log;
 use crate::moment::Moment;
-use crate::plan::{self, ExitReason, Server};
+use crate::plan::{self, Connection, ExitReason, PoolEnsemble, Server};
 use crate::pool::Backend;
 use crate::pool::memcached::Memcache;
 use crate::pool::memory::Memory;
 use crate::pool::state::{BootTime, Clocks, State};
+use crate::pool::zookeeper::{self, ZooKeeper};
+use crate::prepare::{self, HostAddresses};
 use crate::reason::reason;
 use crate::signal::Signal;
 use crate::sys::clock::{self, now};
@@ -29,11 +33,17 @@ pub(super) fn open(plan: &Server) -> Result<(ServerLoop<'_, Linux>, Timer), (Exi
     let timer = Timer::new().map_err(system("create a timer"))?;
     let epoll = Epoll::new().map_err(system("create an epoll"))?;
     // Before clients can connect: at boot it may take a while until the name can be looked up.
-    let memcached = match &plan.backend {
-        plan::Backend::Memory => None,
-        plan::Backend::Memcache(host) => {
-            Some(Memcached::find(host, now()).map_err(|why| (ExitReason::Unreachable, why))?)
-        }
+    let unreachable = |why| (ExitReason::Unreachable, why);
+    let (memcached, servers) = match &plan.backend {
+        plan::Backend::Memory => (None, Vec::new()),
+        plan::Backend::Memcache(host) => (
+            Some(Memcached::find(host, now()).map_err(unreachable)?),
+            Vec::new(),
+        ),
+        plan::Backend::ZooKeeper(ensemble) => (
+            Some(Memcached::chosen()),
+            find_servers(ensemble).map_err(unreachable)?,
+        ),
     };
     let descriptors = descriptors::raise_limit().map_err(system("read the limit of open files"))?;
     let listener =
@@ -44,7 +54,14 @@ pub(super) fn open(plan: &Server) -> Result<(ServerLoop<'_, Linux>, Timer), (Exi
         .unzip();
     watch(&epoll, &listener, &signals, &timer).map_err(system("watch descriptors"))?;
     let parts = Parts {
-        backend: backend(plan, state, clock::unix_time(), state_file::clocks, now()),
+        backend: backend(
+            plan,
+            servers,
+            state,
+            clock::unix_time(),
+            state_file::clocks,
+            now(),
+        ),
         epoll,
         signals,
         listener,
@@ -72,9 +89,26 @@ fn watch(epoll: &Epoll, listener: &Listener, signals: &Signals, timer: &Timer) -
     }
 }
 
-/// The backend of a server that starts at this time with this saved state.
+/// The addresses of the servers of an ensemble.
+fn find_servers(ensemble: &PoolEnsemble) -> Result<Vec<Endpoint>, String> {
+    let mut addresses = HostAddresses::new(&ensemble.hosts, &Connection::Direct);
+    let found = prepare::resolve_with_retries(&mut addresses, None, now() + LOOK_UP);
+    let (found, _) = found.map_err(|error| {
+        let why = reason(&error);
+        format!("cannot look up the servers of ZooKeeper: {why}")
+    })?;
+    if found.endpoints.is_empty() {
+        let why = found.unresolved.join("; ");
+        return Err(format!("cannot reach ZooKeeper: {why}"));
+    }
+    Ok(found.endpoints)
+}
+
+/// The backend of a server that starts at this time with this saved state. `servers`: those of the
+/// ensemble, if that keeps the holders.
 pub fn backend(
     plan: &Server,
+    servers: Vec<Endpoint>,
     state: Option<State>,
     real_time: Duration,
     clocks: impl FnOnce() -> Clocks,
@@ -90,5 +124,16 @@ pub fn backend(
             BootTime::of(&clocks()),
             now,
         )),
+        plan::Backend::ZooKeeper(ensemble) => {
+            let options = zookeeper::Options {
+                servers,
+                timeout: ensemble.timeout,
+                auth: ensemble.auth.clone(),
+                acl: acl::of(ensemble.acl),
+                path: ensemble.path.clone(),
+                boot: BootTime::of(&clocks()),
+            };
+            Box::new(ZooKeeper::new(pools, options, now))
+        }
     }
 }

@@ -17,6 +17,7 @@ use common::distributexd::{Connection, Distributexd};
 use common::memcached::Memcached;
 use common::promises::{Client, Promises};
 use common::sandbox::Sandbox;
+use common::zookeeper::ZooKeeper;
 use common::{let_last, report, wait_until};
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
@@ -75,6 +76,14 @@ fn two_servers_on_one_memcached_keep_what_either_told() {
     let sandbox = Sandbox::new();
     let memcached = Memcached::start(&sandbox);
     Site::new(&sandbox, &memcached.config(), 2).torment("two servers on one memcached");
+}
+
+#[test]
+fn three_servers_on_one_zookeeper_keep_what_any_told() {
+    let (sandbox, zookeeper) = (Sandbox::new(), ZooKeeper::start());
+    let address = zookeeper.address();
+    let head = format!("backend: zookeeper\nhost: {address}\ntimeout: 2\n");
+    Site::new(&sandbox, &head, 3).torment("three servers on one ZooKeeper");
 }
 
 /// Numbers that a seed decides: SplitMix64.

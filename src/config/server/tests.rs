@@ -1,4 +1,5 @@
 use super::*;
+use crate::plan::{Acl, Auth, PoolEnsemble};
 use proptest::prelude::*;
 
 fn parse(text: &str) -> Result<Config, String> {
@@ -38,6 +39,86 @@ fn published_example_is_valid() {
             ..Config::default()
         }
     );
+}
+
+#[test]
+fn ensemble_keeps_the_holders() {
+    let ensemble = |text: &str| match parse(text) {
+        Ok(Config {
+            backend: Backend::ZooKeeper(ensemble),
+            warnings,
+            ..
+        }) => Ok((ensemble, warnings)),
+        Ok(other) => panic!("{:?}", other.backend),
+        Err(error) => Err(error),
+    };
+    let host = |name: &str, port| Host::Tcp {
+        name: name.into(),
+        port,
+    };
+    let open = "f:1: \"acl\": open: each client of ZooKeeper can change the holders (set \"auth\")";
+    let plain = PoolEnsemble {
+        hosts: vec![host("localhost", 2181)],
+        timeout: Duration::from_secs(10),
+        auth: None,
+        acl: Acl::Open,
+        path: "/distributex".into(),
+    };
+    let pools = "pools:\n- name: a b\n  maxlocks: 699\n";
+    let (found, warnings) = ensemble(&format!("backend: zookeeper\n{pools}")).unwrap();
+    assert_eq!((found, warnings.len()), (plain.clone(), 1), "{warnings:?}");
+    assert!(warnings[0] == open, "{warnings:?}");
+    let text = format!(
+        "path: /locks/dx/\nhost:\n- zk1:2182\n- zk2/app\ntimeout: 1m\nauth:\n  scheme: digest\n  \
+         data: u:p\nstate: s\nbackend: zookeeper\n{pools}"
+    );
+    let (found, warnings) = ensemble(&text).unwrap();
+    let all = PoolEnsemble {
+        hosts: vec![host("zk1", 2182), host("zk2", 2181)],
+        timeout: Duration::from_mins(1),
+        auth: Some(Auth {
+            scheme: "digest".into(),
+            data: "u:p".into(),
+        }),
+        acl: Acl::Creator,
+        path: "/app/locks/dx".into(),
+    };
+    assert_eq!(found, all);
+    assert!(warnings[0].ends_with("\"state\": not used, because ZooKeeper keeps the holders"));
+    for (keys, sentence) in [
+        ("host: a b", "\"host\": "),
+        (
+            "timeout: 0",
+            "\"timeout\": expected the session timeout in seconds, found 0",
+        ),
+        ("acl: creator", "\"acl\": \"creator\" needs \"auth\""),
+        (
+            "acl: all",
+            "\"acl\": expected \"open\" or \"creator\", found \"all\"",
+        ),
+        (
+            "path: locks",
+            "\"path\": expected the path of a node, like /distributex",
+        ),
+        (
+            "path: /",
+            "\"path\": expected the path of a node, like /distributex",
+        ),
+        ("auth: {scheme: digest}", "\"auth\": \"data\" is missing"),
+        (
+            "auth: {scheme: a, data: b, user: c}",
+            "only \"scheme\" and \"data\" in \"auth\"",
+        ),
+        (
+            "pools: [{name: p, maxlocks: 700}]",
+            "\"maxlocks\" of pool \"p\": the holders of a pool are kept in one node of ZooKeeper, where 699 fit",
+        ),
+    ] {
+        let error = ensemble(&format!("backend: zookeeper\n{keys}\n")).unwrap_err();
+        assert!(error.contains(sentence), "{keys}: {error}");
+    }
+    let config = parse("host: zk1\npools:\n- name: a\n").unwrap();
+    assert!(config.warnings[0].ends_with("\"host\": not used without \"backend: zookeeper\""));
 }
 
 #[test]
@@ -328,11 +409,11 @@ fn errors_name_file_line_and_key() {
         ),
         (
             "backend: redis",
-            "f:1: \"backend\": expected inmemory or memcached, found \"redis\"",
+            "f:1: \"backend\": expected inmemory, memcached or zookeeper, found \"redis\"",
         ),
         (
             "backend:",
-            "f:1: \"backend\": expected inmemory or memcached, found nothing",
+            "f:1: \"backend\": expected inmemory, memcached or zookeeper, found nothing",
         ),
         (
             "memcachehost: ''",

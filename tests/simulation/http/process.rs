@@ -388,7 +388,7 @@ impl Servers {
         let (pool, tracing) = with(|world| (world.http().pool, world.tracing));
         let plan = plan_of(pool, tracing);
         let parts = Parts::<Kernel> {
-            backend: serve::backend(plan, state, real_time, || clocks, moment),
+            backend: serve::backend(plan, Vec::new(), state, real_time, || clocks, moment),
             epoll: (),
             signals: Signals(server),
             listener: Listener(server),

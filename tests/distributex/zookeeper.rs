@@ -1,0 +1,129 @@
+//! Lock servers that share a ZooKeeper: together they grant nothing twice, and a lock survives the
+//! server that granted it.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test may take the time; the program asks sys::clock"
+)]
+
+use common::distributexd::{Connection, Distributexd};
+use common::sandbox::Sandbox;
+use common::wait_until;
+use common::zookeeper::ZooKeeper;
+use zk_flock::internals::http::Reply;
+
+/// So many hosts ask at one moment.
+const HOSTS: usize = 20;
+
+/// So many wait, one after another.
+const WAITERS: usize = 30;
+
+/// The config of a server whose pools are below this node.
+fn config(zookeeper: &ZooKeeper, path: &str, pools: &str) -> String {
+    let address = zookeeper.address();
+    format!("backend: zookeeper\nhost: {address}\ntimeout: 2\npath: {path}\npools:\n{pools}")
+}
+
+/// Three servers on one ZooKeeper.
+fn three<'a>(
+    sandbox: &'a Sandbox,
+    zookeeper: &ZooKeeper,
+    path: &str,
+    pools: &str,
+) -> [Distributexd<'a>; 3] {
+    [(); 3].map(|()| Distributexd::start(sandbox, &config(zookeeper, path, pools)))
+}
+
+fn token(reply: &Reply) -> i64 {
+    let token = reply.header("X-Lock-Token");
+    token.expect("a YES has a token").parse().unwrap()
+}
+
+/// A client that waits for the pool `one`, once all servers know.
+fn waiter(servers: &[Distributexd], number: usize, host: &str) -> Connection {
+    let connection = servers[number % servers.len()].calls("wait", host, "one");
+    wait_until(&format!("{host} to wait"), || {
+        servers.iter().all(|server| {
+            let status = server.ask("/status/");
+            status.contains(&format!("{{\"host\":\"{host}\",\"waiting\""))
+        })
+    });
+    connection
+}
+
+#[test]
+fn hosts_that_ask_at_one_moment_get_as_many_yes_as_there_are_slots() {
+    let (sandbox, zookeeper) = (Sandbox::new(), ZooKeeper::shared());
+    let pools = "- name: one\n- name: three\n  maxlocks: 3\n";
+    let servers = three(&sandbox, zookeeper, "/moment", pools);
+    for round in 0..5 {
+        for (pool, slots) in [("one", 1), ("three", 3)] {
+            let host = |number: usize| format!("h{round}-{number}");
+            let mut asked: Vec<_> = (0..HOSTS)
+                .map(|number| servers[number % 3].calls("get", &host(number), pool))
+                .collect();
+            let answers: Vec<_> = asked.iter_mut().map(Connection::hear).collect();
+            let granted: Vec<_> = (0..HOSTS)
+                .filter(|number| answers[*number].ends_with("YES"))
+                .collect();
+            assert_eq!(granted.len(), slots, "{answers:?}");
+            for number in granted {
+                let released = servers[(number + 1) % 3].call("release", &host(number), pool);
+                assert_eq!(released, "OK");
+            }
+        }
+    }
+}
+
+#[test]
+fn waiters_of_three_servers_are_granted_in_their_order() {
+    let (sandbox, zookeeper) = (Sandbox::new(), ZooKeeper::shared());
+    let servers = three(&sandbox, zookeeper, "/order", "- name: one\n");
+    assert_eq!(servers[0].call("get", "first", "one"), "YES");
+    let mut waiting: Vec<_> = (0..WAITERS)
+        .map(|number| waiter(&servers, number, &format!("w{number}")))
+        .collect();
+    assert_eq!(servers[1].call("get", "late", "one"), "NO");
+    assert_eq!(servers[1].call("release", "first", "one"), "OK");
+    let mut last = 0;
+    for (number, connection) in waiting.iter_mut().enumerate() {
+        let reply = connection.reply();
+        assert_eq!(reply.body, b"YES");
+        assert!(token(&reply) > last, "tokens grow");
+        last = token(&reply);
+        let released = servers[(number + 2) % 3].call("release", &format!("w{number}"), "one");
+        assert_eq!(released, "OK");
+    }
+}
+
+#[test]
+fn lock_survives_the_server_that_granted_it() {
+    let (sandbox, zookeeper) = (Sandbox::new(), ZooKeeper::start());
+    let pools = "- name: one\n  expire: 3\n";
+    let mut servers = three(&sandbox, &zookeeper, "/survives", pools);
+    let granted = servers[0].calls("get", "a", "one").reply();
+    let renewal = format!("/renew/?host=a&pool=one&token={}", token(&granted));
+    let mut next = waiter(&servers, 2, "b");
+    servers[0].kill();
+    for _ in 0..3 {
+        assert_eq!(servers[1].ask(&renewal), "YES");
+        assert!(next.is_silent());
+    }
+    // Without the ensemble nothing is granted, renewed or released.
+    zookeeper.freeze();
+    for call in [
+        renewal.as_str(),
+        "/release/?host=a&pool=one",
+        "/get/?host=c&pool=one",
+    ] {
+        let mut connection = servers[1].connect();
+        connection.say(&format!("GET {call} HTTP/1.1\r\nHost: x\r\n\r\n"));
+        assert_eq!(connection.reply().status, 503, "{call}");
+    }
+    zookeeper.thaw();
+    // The lease ends by itself, and the waiter of the third server is next.
+    let reply = next.reply();
+    assert_eq!(reply.body, b"YES");
+    assert!(token(&reply) > token(&granted));
+    assert_eq!(servers[1].ask(&renewal), "NO");
+}
