@@ -274,7 +274,7 @@ impl World {
                 server,
             } => self.ask(call, client, server),
             Event::Release { client, server, by } => self.release(client, server, by),
-            Event::Revoke { host, server } => self.ask(Call::Revoke, (host, 0), server),
+            Event::Revoke { host, server } => self.ask(Call::Revoke { token: None }, (host, 0), server),
             Event::HangUp(choice) => self.hang_up(choice),
             Event::Pass(time) => self.now = self.now + time,
             Event::Drain => (0..SERVERS).for_each(|server| self.drain(server)),
@@ -338,7 +338,7 @@ impl World {
         let lets_go = |(call, other, _): &(Call, Client, usize)| {
             matches!(call, Call::Release { .. }) && other.0 == host
         };
-        if self.open.values().any(lets_go) && !matches!(call, Call::Revoke) {
+        if self.open.values().any(lets_go) && !matches!(call, Call::Revoke { .. }) {
             return;
         }
         let call = match call {
@@ -422,7 +422,7 @@ impl World {
             .iter()
             .map(|(ticket, asked)| (*ticket, *asked))
             .collect();
-        open.retain(|(_, (call, ..))| !matches!(call, Call::Release { .. } | Call::Revoke));
+        open.retain(|(_, (call, ..))| !matches!(call, Call::Release { .. } | Call::Revoke { .. }));
         if let Some((ticket, (call, client, server))) = open.get(choice % open.len().max(1)) {
             self.open.remove(ticket);
             self.gone.insert(*ticket, (*call, *client, *server));
@@ -496,11 +496,11 @@ impl World {
                     "it is not revoked"
                 );
             }
-            (Call::Revoke, Answer::Revocation { token, .. }) => {
+            (Call::Revoke { .. }, Answer::Revocation { token, .. }) => {
                 _ = self.revoked.entry(token.unwrap()).or_insert(self.tickets);
             }
             (Call::Get | Call::Renew { .. }, Answer::Unavailable(_))
-            | (Call::Revoke, Answer::Unavailable(_) | Answer::NotHeld) => {}
+            | (Call::Revoke { .. }, Answer::Unavailable(_) | Answer::NotHeld) => {}
             _ => panic!("{call:?} is answered {answer:?}"),
         }
     }

@@ -1021,6 +1021,7 @@ impl SharedPool {
             Outcome::NotReleased(why) => Answer::NotReleased(why),
             Outcome::Revoked => self.revocation(&request.host, context),
             Outcome::NotHeld => Answer::NotHeld,
+            Outcome::OtherToken => Answer::OtherToken,
             Outcome::Invalid(why) => {
                 self.events.invalid(&request.host, why, context);
                 Answer::Invalid(why)

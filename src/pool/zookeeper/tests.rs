@@ -384,7 +384,7 @@ fn report_has_the_waiters_of_all_servers_in_their_order() {
         let report = script.servers[number % 3].machine.report(script.now);
         let waiters = report[0].waiters.iter();
         let shown: Vec<_> = waiters
-            .map(|it| (it.host, it.run, it.waited.as_secs()))
+            .map(|it| (&*it.host, it.run, it.waited.as_secs()))
             .collect();
         let expected = [
             ("a", Some("x"), 9),

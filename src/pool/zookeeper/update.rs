@@ -72,6 +72,8 @@ pub(super) enum Outcome {
     Revoked,
     /// Nothing is revoked: the host does not hold the pool.
     NotHeld,
+    /// Nothing is revoked: the holding of the host does not have the token of the request.
+    OtherToken,
     Invalid(InvalidRequest),
     /// Of `TakeBack`: whether the host still held the pool.
     TakenBack(bool),
@@ -221,7 +223,7 @@ impl Update {
             match operation {
                 PoolOperation::Request { request, released } => match request.call {
                     Call::Release { token } => update.release(request, token, released, terms),
-                    Call::Revoke => update.revoke(request, terms),
+                    Call::Revoke { token } => update.revoke(request, token, terms),
                     Call::Get | Call::Wait | Call::Renew { .. } => acquiring.push(request),
                 },
                 PoolOperation::TakeBack { ref host, token } => {
@@ -330,7 +332,7 @@ impl Update {
         self.resolve(request, outcome);
     }
 
-    fn revoke(&mut self, request: PendingRequest, terms: &Terms) {
+    fn revoke(&mut self, request: PendingRequest, token: Option<i64>, terms: &Terms) {
         let holds = self.record.holders.contains_key(&request.host);
         if let Err(why) = terms.check(&request, holds) {
             return self.resolve(request, Outcome::Invalid(why));
@@ -338,6 +340,9 @@ impl Update {
         let Some(holding) = self.record.holders.get_mut(&request.host) else {
             return self.resolve(request, Outcome::NotHeld);
         };
+        if token.is_some_and(|token| token != holding.token) {
+            return self.resolve(request, Outcome::OtherToken);
+        }
         self.is_changed |= !holding.revoked;
         holding.revoked = true;
         self.resolve(request, Outcome::Revoked);
