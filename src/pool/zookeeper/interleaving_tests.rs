@@ -274,7 +274,9 @@ impl World {
                 server,
             } => self.ask(call, client, server),
             Event::Release { client, server, by } => self.release(client, server, by),
-            Event::Revoke { host, server } => self.ask(Call::Revoke { token: None }, (host, 0), server),
+            Event::Revoke { host, server } => {
+                self.ask(Call::Revoke { token: None }, (host, 0), server)
+            }
             Event::HangUp(choice) => self.hang_up(choice),
             Event::Pass(time) => self.now = self.now + time,
             Event::Drain => (0..SERVERS).for_each(|server| self.drain(server)),

@@ -358,15 +358,12 @@ impl SharedPool {
         }
     }
 
-    /// Whether no server can have told the host of this holding: this one has not, and its renewal
-    /// is the newest.
+    /// Whether no server can have told the host of this holding: this one has not, and has written
+    /// all of its renewals.
     fn is_undelivered(&self, host: &str, token: i64) -> bool {
         let holding = self.record().and_then(|record| record.holders.get(host));
-        let is_own = |holding: &Holding| {
-            holding.token == token && self.sightings.own(host, holding).is_some()
-        };
         let delivery = self.deliveries.get(&token);
-        holding.is_some_and(is_own)
+        holding.is_some_and(|holding| holding.token == token)
             && delivery.is_some_and(|delivery| delivery.replies.is_undelivered())
     }
 
@@ -657,10 +654,12 @@ impl SharedPool {
         self.queue.served(record.served);
         self.queue.unpark(|host| record.holders.contains_key(host));
         let holders = &record.holders;
+        // Another server that has renewed a holding may have told its client of it, although its
+        // renewal is not the newest any more.
         self.deliveries.retain(|token, delivery| {
-            holders
-                .get(&delivery.host)
-                .is_some_and(|holding| holding.token == *token)
+            holders.get(&delivery.host).is_some_and(|holding| {
+                holding.token == *token && self.sightings.own(&delivery.host, holding).is_some()
+            })
         });
         self.known = Some(Known {
             record,
@@ -1200,7 +1199,10 @@ impl SharedPool {
     /// The waiters of all servers, in the order of their entries. Those of this server that have none
     /// yet are the last.
     fn all_waiters(&self, date: u64, now: Moment) -> Vec<Waiter<'_>> {
-        let own = self.waiters.tickets().zip(self.waiters.report(now, Cow::Borrowed));
+        let own = self
+            .waiters
+            .tickets()
+            .zip(self.waiters.report(now, Cow::Borrowed));
         let own = own.map(|(ticket, waiter)| {
             let position = self.queue.position(ticket);
             (position.unwrap_or(i64::MAX), waiter)

@@ -299,6 +299,32 @@ fn grant_that_no_client_was_told_of_is_taken_back() {
 }
 
 #[test]
+fn holding_that_another_server_has_told_of_is_not_taken_back() {
+    let mut lost = 0;
+    for count in 0..12 {
+        let mut script = servers(pool(1, 0));
+        script.play_ms(&[(0, "2 get z", "z YES 1"), (1, "1 wait a/x", "")]);
+        script.happen(&format!("1 cut after {count} answers"));
+        script.happen("2 release z");
+        let is_told = script.drain().contains("a/x YES 2");
+        if is_told || !script.peer.record().contains("\"host\":\"a\"") {
+            continue;
+        }
+        lost += 1;
+        // The client gives the first server up and asks another one. The first one is connected
+        // again and answers, but its answer does not arrive.
+        script.play_ms(&[
+            (2, "2 wait a/x2", "a/x2 YES 2"),
+            (500, "1 tick", "a/x YES 2"),
+            (501, "1 lost a 2", ""),
+            (502, "3 wait b", ""),
+            (503, "2 release a/x2 2", "a/x2 OK, b YES 3"),
+        ]);
+    }
+    assert!(lost > 0);
+}
+
+#[test]
 fn run_that_asks_again_gets_the_holding_of_a_lost_answer() {
     let mut script = servers(pool(1, 60));
     // The write is carried out, and its answer is lost with the server.
