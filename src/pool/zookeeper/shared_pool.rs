@@ -263,13 +263,17 @@ impl SharedPool {
         // may not acquire it.
         match invalid_request::check(&self.plan, request.call, &request.host, true) {
             Ok(()) if self.removed.is_some() && !request.call.keeps() => {
+                self.queue.leave(request.ticket);
                 self.answer(
                     &request,
                     Outcome::Invalid(InvalidRequest::UnknownPool),
                     context,
                 );
             }
-            Err(why) => self.answer(&request, Outcome::Invalid(why), context),
+            Err(why) => {
+                self.queue.leave(request.ticket); // of a waiter: the config has changed
+                self.answer(&request, Outcome::Invalid(why), context);
+            }
             Ok(()) if request.call == Call::Wait => {
                 self.queue.add(request.ticket);
                 self.waiters.insert(request);

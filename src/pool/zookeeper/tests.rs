@@ -325,6 +325,28 @@ fn holding_that_another_server_has_told_of_is_not_taken_back() {
 }
 
 #[test]
+fn waiter_whose_host_may_not_hold_the_pool_any_more_leaves_no_entry() {
+    let mut script = servers(pool(1, 0));
+    script.play_ms(&[
+        (0, "3 get z", "z YES 1"),
+        (1, "1 wait a", ""),
+        (2, "2 wait b", ""),
+    ]);
+    let config = plan::Pool {
+        servers: Some(vec!["z".into(), "b".into()]),
+        ..pool(1, 0)
+    };
+    script.configure(0, vec![config], Moment(Duration::from_millis(3)));
+    assert_eq!(script.drain(), "a INVALID");
+    script.play_ms(&[
+        (4, "3 release z", "z OK, b YES 2"),
+        (5, "2 release b", "b OK"),
+        (6, "3 get c", "c YES 3"),
+    ]);
+    assert_eq!(script.peer.entries(), [""; 0]);
+}
+
+#[test]
 fn run_that_asks_again_gets_the_holding_of_a_lost_answer() {
     let mut script = servers(pool(1, 60));
     // The write is carried out, and its answer is lost with the server.
