@@ -69,6 +69,19 @@ struct Connection {
     unread: Vec<Vec<u8>>,
     /// The server has closed the connection; outgoing frames arrive first.
     closed: bool,
+    /// The member of the ensemble that it leads to does not have all changes.
+    copy: Option<OldCopy>,
+}
+
+/// What a member of an ensemble has that does not have all changes. Watches fire when it gets them.
+struct OldCopy {
+    nodes: BTreeMap<String, Entry>,
+    zxid: i64,
+    /// A leader without a majority: it answers reads and `sync`, until it has received a write.
+    /// Any other member has all changes before it answers `sync` or a write.
+    is_cut_off: bool,
+    /// A cut-off leader has received a write.
+    is_stuck: bool,
 }
 
 /// The server.
@@ -126,6 +139,27 @@ pub(crate) struct Fake {
     /// How long a frame is on its way to the client.
     pub(crate) delay: Duration,
     clock: Moment,
+}
+
+impl Connection {
+    /// A watch fires.
+    fn notify(&mut self, due: Moment, kind: i32, path: &str) {
+        let event = framed(|out| {
+            ReplyHeader {
+                xid: xid::WATCH,
+                zxid: -1,
+                err: 0,
+            }
+            .write(out);
+            WatcherEvent {
+                kind,
+                state: 3,
+                path: path.into(),
+            }
+            .write(out);
+        });
+        self.outgoing.push_back((due, event));
+    }
 }
 
 impl Fake {
@@ -189,6 +223,62 @@ impl Fake {
         for path in &paths {
             self.delete(path);
         }
+    }
+
+    /// The member that this session is connected to gets no further changes for now.
+    pub(crate) fn fall_behind(&mut self, session: i64, is_cut_off: bool) {
+        let connections = self.connections.values_mut();
+        let its = connections.filter(|connection| connection.session == Some(session));
+        for connection in its.filter(|connection| connection.copy.is_none()) {
+            connection.copy = Some(OldCopy {
+                nodes: self.nodes.clone(),
+                zxid: self.zxid,
+                is_cut_off,
+                is_stuck: false,
+            });
+        }
+    }
+
+    /// All members have all changes. A leader that was cut off closes its connections.
+    pub(crate) fn heal(&mut self) {
+        for number in self.connections.keys().copied().collect::<Vec<_>>() {
+            self.catch_up(number);
+        }
+    }
+
+    fn catch_up(&mut self, number: usize) {
+        let connection = self.connections.get_mut(&number).unwrap();
+        let Some(copy) = connection.copy.take() else {
+            return;
+        };
+        connection.closed |= copy.is_cut_off;
+        let change = |path: &String| match (copy.nodes.get(path), self.nodes.get(path)) {
+            (Some(_), None) => Some((2, path.clone())),
+            (None, Some(_)) => Some((1, path.clone())),
+            (old, new) => (old != new).then(|| (3, path.clone())),
+        };
+        let changes: Vec<_> = connection.watches.iter().filter_map(change).collect();
+        for (kind, path) in changes {
+            connection.watches.remove(&path);
+            connection.notify(self.clock + self.delay, kind, &path);
+        }
+    }
+
+    /// Whether a member that does not have all changes can answer this request now. It has them then
+    /// if the request needs them.
+    fn can_answer(&mut self, number: usize, kind: i32) -> bool {
+        use operation::{CLOSE_SESSION, CREATE, DELETE, MULTI, SET_DATA, SYNC};
+        let commits = [CREATE, DELETE, SET_DATA, MULTI, CLOSE_SESSION].contains(&kind);
+        let connection = self.connections.get_mut(&number).unwrap();
+        match &mut connection.copy {
+            Some(copy) if copy.is_cut_off => {
+                copy.is_stuck |= commits;
+                return !copy.is_stuck;
+            }
+            Some(_) if commits || kind == SYNC => self.catch_up(number),
+            _ => {}
+        }
+        true
     }
 
     fn time(&self) -> i64 {
@@ -389,24 +479,8 @@ impl Fake {
             } else {
                 &mut connection.watches
             };
-            if watches.remove(path) {
-                connection.outgoing.push_back((
-                    due,
-                    framed(|out| {
-                        ReplyHeader {
-                            xid: xid::WATCH,
-                            zxid: -1,
-                            err: 0,
-                        }
-                        .write(out);
-                        WatcherEvent {
-                            kind,
-                            state: 3,
-                            path: path.into(),
-                        }
-                        .write(out);
-                    }),
-                ));
+            if connection.copy.is_none() && watches.remove(path) {
+                connection.notify(due, kind, path);
             }
         }
     }
@@ -513,12 +587,26 @@ impl Fake {
                 .outgoing
                 .push_back((due, framed(|out| reply.write(out))));
         }
+        if !self.can_answer(number, header.kind) {
+            return;
+        }
         let mut body = Vec::new();
-        let err = if self.sessions.contains_key(&session) {
+        // The copy takes the place of the nodes while the request is answered.
+        let mut copy = self.connections.get_mut(&number).unwrap().copy.take();
+        if let Some(copy) = &mut copy {
+            std::mem::swap(&mut self.nodes, &mut copy.nodes);
+        }
+        let knows = self.sessions.contains_key(&session);
+        let err = if knows || copy.as_ref().is_some_and(|copy| copy.is_cut_off) {
             self.answer(number, session, header.kind, request, &mut body)
         } else {
             Code::SESSION_EXPIRED
         };
+        let zxid = copy.as_ref().map_or(self.zxid, |copy| copy.zxid);
+        if let Some(copy) = &mut copy {
+            std::mem::swap(&mut self.nodes, &mut copy.nodes);
+        }
+        self.connections.get_mut(&number).unwrap().copy = copy;
         let connection = self.connections.get_mut(&number).unwrap();
         connection.closed |= self.keeper && header.kind == operation::CLOSE_SESSION;
         if connection.closed {
@@ -526,7 +614,7 @@ impl Fake {
         }
         let reply = ReplyHeader {
             xid: header.xid,
-            zxid: self.zxid,
+            zxid,
             err: err.0,
         };
         self.connections

@@ -102,6 +102,7 @@ impl Scripted for ZooKeeper {
 
     fn happen(script: &mut Script<ZooKeeper>, server: usize, event: &[&str]) {
         let peer = &mut script.peer;
+        let session = script.servers[server].machine.session.id();
         match event {
             ["reachable"] => peer.fake.down = false,
             ["unreachable"] => {
@@ -120,6 +121,11 @@ impl Scripted for ZooKeeper {
             ["cut", "after", count, "answers"] => {
                 script.servers[server].replies_left = count.parse().ok();
             }
+            // The member that the server is connected to does not get changes any more; it is a
+            // leader that has lost its majority.
+            ["behind"] => peer.fake.fall_behind(session.expect("a session"), false),
+            ["cut", "off"] => peer.fake.fall_behind(session.expect("a session"), true),
+            ["healed"] => peer.fake.heal(),
             ["expired"] => {
                 let sessions = peer.fake.sessions_by_age();
                 script.servers[server].cut(script.now, peer);

@@ -24,7 +24,8 @@
 //!   the version (a transaction that changes nothing and fires no watch). A server without its
 //!   ensemble, or with a leader that has lost its majority, gets no such answer.
 //! * NO and everything else that needs no write follow a read that began after the request had
-//!   arrived, with `sync` before it.
+//!   arrived, with a check of the node before it: a leader that has lost its majority answers `sync`
+//!   and reads, but not what is sent after a write.
 //! * Without an answer of ZooKeeper a request fails after [`REQUEST_TIMEOUT`]. Waiters go on waiting.
 //!
 //! # What a renewal costs

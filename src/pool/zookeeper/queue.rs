@@ -302,8 +302,9 @@ impl Queue {
         let first = self.in_order.keys().next().copied();
         if self.is_unsure {
             // The answers to earlier requests of this session may be newer than this server's state.
+            // Not `sync`, which a leader answers that has lost its majority.
             let path = self.path.to_string();
-            self.requests.push(Request::Sync { path });
+            self.requests.push(Request::Check { path });
             self.list();
         } else if self.is_report_wanted {
             self.list();
@@ -537,7 +538,7 @@ mod tests {
             Request::Delete { path } => format!("delete {path}"),
             Request::Data { path, .. } => format!("watch {path}"),
             Request::Children { .. } => "list".into(),
-            Request::Sync { .. } => "sync".into(),
+            Request::Check { .. } => "check".into(),
             request => format!("{request:?}"),
         };
         queue.take_requests().into_iter().map(shown).collect()
@@ -604,7 +605,7 @@ mod tests {
         queue.disconnected();
         assert_eq!(
             (sent(&mut queue), next(&queue)),
-            (vec!["sync".into(), "list".into()], None)
+            (vec!["check".into(), "list".into()], None)
         );
         // The delete was lost, the creates of two other entries were carried out, one of them for a
         // client that has hung up meanwhile.

@@ -1,9 +1,11 @@
 //! One pool of the ZooKeeper backend: its requests, and the cycles in which they are decided. One
 //! cycle runs at a time, and serves all requests since the one before:
 //!
-//! 1. *Read*, with `sync` before it, so that what follows from the read alone (NO, OK to a release
-//!    of nothing) was true after the request had arrived. Skipped if all that is wanted needs a
-//!    write, and the record is known: its watch has not fired since it was read.
+//! 1. *Read*, with a check of the node before it, so that what follows from the read alone (NO, OK
+//!    to a release of nothing) was true after the request had arrived. A check is a write that
+//!    changes nothing: a leader that has lost its majority answers `sync`, but no write, and nothing
+//!    that is sent after one. Skipped if all that is wanted needs a write, and the record is known:
+//!    its watch has not fired since it was read.
 //! 2. *Decide*: see [`update`].
 //! 3. *Write*, if anything changes, or if a client is to be told that it holds the pool: `setData`
 //!    with the version that was read, or a check of that version if nothing changes. The entries of
@@ -506,7 +508,7 @@ impl SharedPool {
             || self.lost_write.is_some();
         if is_fresh {
             let path = self.path.to_string();
-            context.session.ask(Request::Sync { path }, context.now);
+            context.session.ask(Request::Check { path }, context.now);
         }
         self.send_read(context);
         self.is_read_needed = false;

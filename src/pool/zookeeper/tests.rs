@@ -325,6 +325,64 @@ fn holding_that_another_server_has_told_of_is_not_taken_back() {
 }
 
 #[test]
+fn leader_without_a_majority_answers_nothing_of_what_it_has() {
+    for event in [
+        "1 renew a/x",
+        "1 release a",
+        "1 release a/x",
+        "1 release a 2",
+        "1 revoke a",
+        "1 get b",
+    ] {
+        let mut script = servers(pool(1, 0));
+        script.play_ms(&[
+            (0, "2 wait z", "z YES 1"),
+            (1, "2 release z 1", "z OK"),
+            (2, "1 cut off", ""),
+            (3, "2 get a/x", "a/x YES 2"),
+            // By the old leader the pool is free.
+            (4, event, ""),
+        ]);
+        script.now = Moment(Duration::from_millis(904));
+        script.happen("1 tick");
+        let said = script.drain();
+        assert!(said.contains(" 503 "), "{event}: {said}");
+        script.play_ms(&[(905, "healed", "")]);
+        script.now = Moment(Duration::from_millis(1500));
+        script.happen("1 tick");
+        assert_eq!(script.drain(), "");
+        script.play_ms(&[
+            (1501, "1 get b", "b NO"),
+            (1502, "1 renew a/x 2", "a/x YES 2"),
+        ]);
+    }
+}
+
+#[test]
+fn member_that_is_behind_is_asked_for_all_changes_first() {
+    let mut script = servers(pool(1, 0));
+    script.play_ms(&[
+        (0, "1 behind", ""),
+        (1, "2 get a", "a YES 1"),
+        (2, "1 renew a 1", "a YES 1"),
+        (3, "1 behind", ""),
+        (4, "2 release a 1", "a OK"),
+        (5, "3 get b", "b YES 2"),
+        (6, "1 renew a 1", "a NO"),
+        (7, "1 behind", ""),
+        (8, "2 release b", "b OK"),
+        (9, "3 get c", "c YES 3"),
+        (10, "1 release c", "c OK"),
+        (11, "1 get d", "d YES 4"),
+        (12, "1 behind", ""),
+        (13, "3 wait e", ""),
+        (14, "1 wait f", ""),
+        (15, "1 release d", "d OK, e YES 5"),
+        (16, "3 release e", "e OK, f YES 6"),
+    ]);
+}
+
+#[test]
 fn waiter_whose_host_may_not_hold_the_pool_any_more_leaves_no_entry() {
     let mut script = servers(pool(1, 0));
     script.play_ms(&[
