@@ -113,6 +113,8 @@ impl Scripted for ZooKeeper {
             }
             ["frozen"] => peer.is_frozen = true,
             ["thawed"] => peer.is_frozen = false,
+            // So long is each answer on its way.
+            ["delay", time] => peer.fake.delay = Duration::from_millis(time.parse().unwrap()),
             ["cut"] => script.servers[server].cut(script.now, peer),
             // The connection breaks after that many requests, or after that many answers.
             ["cut", "after", count, "requests"] => {

@@ -46,6 +46,7 @@
 //! replies, events. Its cycle does not fit: it keeps holders and leases in two keys, of which the
 //! original server writes one, counts tokens in a third, and has to fence off writes that are late.
 
+mod deliveries;
 #[cfg(test)]
 mod fake;
 #[cfg(test)]

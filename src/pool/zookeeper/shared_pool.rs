@@ -22,9 +22,9 @@ use super::super::events::{Events, Log};
 use super::super::invalid_request::{self, InvalidRequest};
 use super::super::lease::{self, ClientLease};
 use super::super::pools::PoolMachine;
-use super::super::reply_delivery::ReplyDelivery;
 use super::super::waiters::{PendingRequest, Waiters};
 use super::super::{Answer, Call, Grant, Holder, Remaining, Report, Ticket, Waiter};
+use super::deliveries::Deliveries;
 use super::queue::{MAX_ENTRIES, Queue, QueuedClient};
 use super::record::{Holding, Record};
 use super::sightings::Sightings;
@@ -36,7 +36,6 @@ use crate::zookeeper::code::{Code, flag};
 use crate::zookeeper::record::Stat;
 use crate::zookeeper::request::{self, Operation, Request};
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -62,15 +61,6 @@ struct Known {
     entries: usize,
     /// The record has more than the node: see [`Record::or_newer`].
     is_completed: bool,
-}
-
-/// The replies about a holding that this server granted.
-#[derive(Debug)]
-struct Delivery {
-    host: Rc<str>,
-    replies: ReplyDelivery,
-    /// The log has the grant.
-    is_logged: bool,
 }
 
 #[derive(Debug)]
@@ -124,10 +114,7 @@ pub(super) struct SharedPool {
     /// No cycle begins before.
     backoff_until: Moment,
     sightings: Sightings,
-    /// By token.
-    deliveries: BTreeMap<i64, Delivery>,
-    /// Some holding may have been granted that no client was told of.
-    is_delivery_doubtful: bool,
+    deliveries: Deliveries,
     /// The last write has failed, for another reason than a change by another server.
     is_write_failing: bool,
     /// When the last read of a cycle began, and of the last one that has ended.
@@ -162,8 +149,7 @@ impl PoolMachine for SharedPool {
             lost_write: None,
             backoff_until: Moment::default(),
             sightings: Sightings::default(),
-            deliveries: BTreeMap::new(),
-            is_delivery_doubtful: false,
+            deliveries: Deliveries::default(),
             is_write_failing: false,
             read_began: Moment::default(),
             read_at: None,
@@ -217,11 +203,7 @@ impl PoolMachine for SharedPool {
             self.queue.leave(ticket);
             return true;
         }
-        let is_its = |operation: &PoolOperation| {
-            operation
-                .request()
-                .is_some_and(|request| request.ticket == ticket)
-        };
+        let is_its = |operation: &PoolOperation| operation.request.ticket == ticket;
         let before = self.all_operations().count();
         self.retain_operations(|operation| !is_its(operation));
         let was_pending = self.all_operations().count() < before;
@@ -229,9 +211,6 @@ impl PoolMachine for SharedPool {
         if was_pending && !self.is_being_served(ticket) {
             self.queue.leave(ticket);
         }
-        // If it is being granted the pool, no client will be told.
-        self.is_delivery_doubtful |= was_pending;
-        self.is_dirty |= was_pending;
         was_pending
     }
 }
@@ -255,11 +234,8 @@ impl SharedPool {
 
     /// Takes a request. The next cycle decides it, unless it is invalid.
     pub(super) fn request(&mut self, request: PendingRequest, context: &mut Context) {
-        if let Call::Renew { token: Some(token) } = request.call
-            && let Some(delivery) = self.deliveries.get_mut(&token)
-            && delivery.host == request.host
-        {
-            delivery.replies.confirmed();
+        if let Call::Renew { token: Some(token) } = request.call {
+            self.deliveries.confirmed(&request.host, token);
         }
         // Only the record shows whether the host holds the pool, and so may release it although it
         // may not acquire it.
@@ -337,40 +313,7 @@ impl SharedPool {
 
     /// A YES was not sent after all.
     pub(super) fn undo_reply(&mut self, host: &str, token: i64) {
-        if let Some(delivery) = self.deliveries.get_mut(&token)
-            && *delivery.host == *host
-        {
-            delivery.replies.undone();
-            (self.is_delivery_doubtful, self.is_dirty) = (true, true);
-        }
-    }
-
-    /// Takes back the holdings that this server granted and that no client was told of.
-    fn take_back_undelivered(&mut self) {
-        if !std::mem::take(&mut self.is_delivery_doubtful) {
-            return;
-        }
-        let undelivered: Vec<_> = self
-            .deliveries
-            .iter()
-            .filter(|(token, delivery)| self.is_undelivered(&delivery.host, **token))
-            .map(|(token, delivery)| (delivery.host.clone(), *token))
-            .collect();
-        for (host, token) in undelivered {
-            let operation = PoolOperation::TakeBack { host, token };
-            if !self.operations.contains(&operation) {
-                self.operations.push(operation);
-            }
-        }
-    }
-
-    /// Whether no server can have told the host of this holding: this one has not, and has written
-    /// all of its renewals.
-    fn is_undelivered(&self, host: &str, token: i64) -> bool {
-        let holding = self.record().and_then(|record| record.holders.get(host));
-        let delivery = self.deliveries.get(&token);
-        holding.is_some_and(|holding| holding.token == token)
-            && delivery.is_some_and(|delivery| delivery.replies.is_undelivered())
+        self.deliveries.undone(host, token);
     }
 
     /// Answers requests that have waited for ZooKeeper for too long.
@@ -381,7 +324,7 @@ impl SharedPool {
         let late: Vec<_> = self
             .all_operations()
             .filter(|operation| is_late(operation))
-            .filter_map(|operation| Some(operation.request()?.ticket))
+            .map(|operation| operation.request.ticket)
             .collect();
         if late.is_empty() {
             return;
@@ -412,7 +355,11 @@ impl SharedPool {
 
     /// When the next cycle is to begin, if none is running.
     fn next_cycle(&self) -> Moment {
-        if self.is_dirty || !self.operations.is_empty() || !self.is_current {
+        let is_wanted = self.is_dirty
+            || !self.operations.is_empty()
+            || !self.is_current
+            || self.deliveries.has_undelivered();
+        if is_wanted {
             self.backoff_until
         } else {
             self.next_expiry().max(self.backoff_until)
@@ -443,7 +390,6 @@ impl SharedPool {
     /// Begins a cycle, if one is due, and sends what the queue needs.
     pub(super) fn begin(&mut self, context: &mut Context) {
         if self.phase.is_none() && self.next_cycle() <= context.now {
-            self.take_back_undelivered();
             let is_direct = self.is_direct(context.now);
             self.is_dirty = false;
             if is_direct {
@@ -484,7 +430,7 @@ impl SharedPool {
             && self
                 .operations
                 .iter()
-                .all(|operation| operation.request().is_none_or(is_held_by))
+                .all(|operation| is_held_by(&operation.request))
             && (self.queue.unqueued().next().is_none() || self.is_full(&known.record, now))
     }
 
@@ -652,7 +598,6 @@ impl SharedPool {
                     && written == found
                 {
                     self.sightings.wrote(host, found, lost.sent);
-                    (self.is_delivery_doubtful, self.is_dirty) = (true, true);
                 }
             }
         }
@@ -662,9 +607,9 @@ impl SharedPool {
         let holders = &record.holders;
         // Another server that has renewed a holding may have told its client of it, although its
         // renewal is not the newest any more.
-        self.deliveries.retain(|token, delivery| {
-            holders.get(&delivery.host).is_some_and(|holding| {
-                holding.token == *token && self.sightings.own(&delivery.host, holding).is_some()
+        self.deliveries.retain(|host, token| {
+            holders.get(host).is_some_and(|holding| {
+                holding.token == token && self.sightings.own(host, holding).is_some()
             })
         });
         self.known = Some(Known {
@@ -679,24 +624,16 @@ impl SharedPool {
         Ok(())
     }
 
-    fn decide(
-        &mut self,
-        mut operations: Vec<PoolOperation>,
-        is_fresh: bool,
-        context: &mut Context,
-    ) {
+    fn decide(&mut self, operations: Vec<PoolOperation>, is_fresh: bool, context: &mut Context) {
         let Some(known) = &self.known else {
             return self.requeue(operations);
         };
-        operations.retain(|operation| match operation {
-            PoolOperation::Request { .. } => true,
-            PoolOperation::TakeBack { host, token } => self.is_undelivered(host, *token),
-        });
         let terms = Terms {
             plan: &self.plan,
             is_removed: self.removed.is_some(),
             sightings: &self.sightings,
             queue: &self.queue,
+            undelivered: &self.deliveries.undelivered(),
             entries: known.entries,
             is_completed: known.is_completed,
             is_fresh,
@@ -810,12 +747,7 @@ impl SharedPool {
         context.session.ask(request, context.now);
         for host in &update.granted {
             if let Some(holding) = update.record.holders.get(host) {
-                let delivery = Delivery {
-                    host: host.clone(),
-                    replies: ReplyDelivery::default(),
-                    is_logged: false,
-                };
-                self.deliveries.insert(holding.token, delivery);
+                self.deliveries.granting(host, holding.token);
             }
         }
         self.send_read(context);
@@ -853,7 +785,7 @@ impl SharedPool {
     fn not_written(&mut self, update: Update, code: Code, context: &mut Context) {
         for host in &update.granted {
             if let Some(holding) = update.record.holders.get(host) {
-                self.deliveries.remove(&holding.token);
+                self.deliveries.not_granted(holding.token);
             }
         }
         let served = update.served.clone();
@@ -866,11 +798,9 @@ impl SharedPool {
         if code == Code::BAD_VERSION || code == Code::NO_NODE {
             let operations = std::mem::take(&mut self.operations);
             // Requests that arrived after the read was sent are decided with the next one.
-            let (covered, later) = operations.into_iter().partition(|operation| {
-                operation
-                    .request()
-                    .is_none_or(|request| request.since < self.read_began)
-            });
+            let (covered, later) = operations
+                .into_iter()
+                .partition(|operation| operation.request.since < self.read_began);
             self.operations = later;
             self.phase = Some(Phase::Reading {
                 operations: covered,
@@ -899,15 +829,16 @@ impl SharedPool {
         self.queue.served(update.record.served);
         let record = &update.record;
         self.queue.unpark(|host| record.holders.contains_key(host));
-        self.deliveries.retain(|token, delivery| {
-            record
-                .holders
-                .get(&delivery.host)
-                .is_some_and(|holding| holding.token == *token)
+        self.deliveries.retain(|host, token| {
+            let holding = record.holders.get(host);
+            holding.is_some_and(|holding| holding.token == token)
         });
         for (host, token) in std::mem::take(&mut update.expired) {
             let why = "its lease ended";
             self.events.expired(&host, token, why, context);
+        }
+        for (host, token) in std::mem::take(&mut update.taken_back) {
+            self.events.taken_back(&host, token, context);
         }
         self.is_write_failing = false;
         self.recovered(context);
@@ -931,26 +862,16 @@ impl SharedPool {
             ..
         } = update;
         let mut too_short = Vec::new();
-        for (operation, outcome) in outcomes {
-            match operation {
-                PoolOperation::Request { request, .. } if outcome == Outcome::Yes => {
-                    let since = sent.filter(|_| renewed.contains(&request.host));
-                    if !self.reply_yes(&request, &record, since, context) {
-                        too_short.push(request);
-                        continue;
-                    }
-                    self.queue.leave(request.ticket);
-                }
-                PoolOperation::Request { request, .. } => {
-                    self.queue.leave(request.ticket);
-                    self.answer(&request, outcome, context);
-                }
-                PoolOperation::TakeBack { host, token } => {
-                    if outcome == Outcome::TakenBack(true) {
-                        self.events.taken_back(&host, token, context);
-                    }
+        for (PoolOperation { request, .. }, outcome) in outcomes {
+            if outcome == Outcome::Yes {
+                let since = sent.filter(|_| renewed.contains(&request.host));
+                if !self.reply_yes(&request, &record, since, context) {
+                    too_short.push(request);
+                    continue;
                 }
             }
+            self.queue.leave(request.ticket);
+            self.answer(&request, outcome, context);
         }
         if !too_short.is_empty() {
             self.backoff_until = context.now + BACKOFF;
@@ -980,12 +901,7 @@ impl SharedPool {
             ClientLease::UntilReleased => None,
             ClientLease::TooShort => return false,
         };
-        let delivery = self.deliveries.get_mut(&token);
-        let is_first = delivery.is_some_and(|delivery| {
-            delivery.replies.told();
-            !std::mem::replace(&mut delivery.is_logged, true)
-        });
-        if is_first {
+        if self.deliveries.told(token) {
             let (run, now) = (request.run.as_ref(), context.now);
             let waited = now.since(request.since);
             self.events
@@ -1003,7 +919,7 @@ impl SharedPool {
 
     fn answer(&mut self, request: &PendingRequest, outcome: Outcome, context: &mut Context) {
         let answer = match outcome {
-            Outcome::Yes | Outcome::TakenBack(_) => return,
+            Outcome::Yes => return, // see `reply_yes`
             Outcome::No => {
                 self.events.refused();
                 Answer::No
@@ -1068,14 +984,14 @@ impl SharedPool {
 
     /// Queues operations for the next cycle, before all others.
     fn requeue(&mut self, mut operations: Vec<PoolOperation>) {
-        operations.retain(|operation| match operation {
-            PoolOperation::Request { request, .. } if request.call == Call::Wait => {
+        operations.retain(|PoolOperation { request, .. }| {
+            let waits = request.call == Call::Wait;
+            if waits {
                 self.queue.add(request.ticket);
                 self.waiters.insert(request.clone());
                 self.is_dirty = true;
-                false
             }
-            _ => true,
+            !waits
         });
         operations.append(&mut self.operations);
         self.operations = operations;
@@ -1084,21 +1000,16 @@ impl SharedPool {
     /// The operations of an update that was not written, or may not have been.
     fn retry(&mut self, update: Update, is_unsure: bool) {
         self.is_dirty = true;
-        let operations =
-            update
-                .outcomes
-                .into_iter()
-                .map(|(operation, outcome)| match (operation, outcome) {
-                    (PoolOperation::Request { request, .. }, Outcome::Released { token, .. })
-                        if is_unsure =>
-                    {
-                        PoolOperation::Request {
-                            request,
-                            released: Some(token),
-                        }
-                    }
-                    (operation, _) => operation,
-                });
+        let operations = update.outcomes.into_iter().map(|(operation, outcome)| {
+            let released = match outcome {
+                Outcome::Released { token, .. } if is_unsure => Some(token),
+                _ => operation.released,
+            };
+            PoolOperation {
+                released,
+                ..operation
+            }
+        });
         self.requeue(operations.collect());
     }
 
@@ -1256,6 +1167,6 @@ impl SharedPool {
 
 /// When an operation fails if ZooKeeper does not answer; `None`: never.
 fn request_deadline(operation: &PoolOperation) -> Option<Moment> {
-    let request = operation.request()?;
+    let request = &operation.request;
     (request.call != Call::Wait).then(|| request.since + REQUEST_TIMEOUT)
 }

@@ -325,6 +325,24 @@ fn holding_that_another_server_has_told_of_is_not_taken_back() {
 }
 
 #[test]
+fn grant_whose_client_was_told_503_meanwhile_is_taken_back() {
+    let mut script = servers(pool(1, 0));
+    script.play_ms(&[
+        (0, "delay 600", ""),
+        (0, "1 get a", ""),
+        (600, "1 tick", ""),
+        (
+            900,
+            "1 tick",
+            "a 503 cannot reach ZooKeeper: h1:2181: no answer for 0.3 s",
+        ),
+        (1200, "delay 0", ""),
+        (1201, "1 tick", ""),
+        (1202, "2 get b", "b YES 2"),
+    ]);
+}
+
+#[test]
 fn leader_without_a_majority_answers_nothing_of_what_it_has() {
     for event in [
         "1 renew a/x",

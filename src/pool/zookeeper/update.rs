@@ -18,34 +18,19 @@ use std::time::Duration;
 /// renews once right after it was granted the pool, to confirm that it knows.
 const MIN_RENEWAL_GAIN: u32 = 100;
 
-/// A change or question that needs the record.
+/// A request that needs the record.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum PoolOperation {
-    /// The request of a client.
-    Request {
-        request: PendingRequest,
-        /// The token of the holding that it has released if an unanswered write was carried out.
-        released: Option<i64>,
-    },
-    /// Takes back a holding that this server granted, because no YES reached the host.
-    TakeBack { host: Rc<str>, token: i64 },
+pub(super) struct PoolOperation {
+    pub(super) request: PendingRequest,
+    /// The token of the holding that it has released if an unanswered write was carried out.
+    pub(super) released: Option<i64>,
 }
 
 impl From<PendingRequest> for PoolOperation {
     fn from(request: PendingRequest) -> PoolOperation {
-        PoolOperation::Request {
+        PoolOperation {
             request,
             released: None,
-        }
-    }
-}
-
-impl PoolOperation {
-    /// The request that the operation answers.
-    pub(super) fn request(&self) -> Option<&PendingRequest> {
-        match self {
-            PoolOperation::Request { request, .. } => Some(request),
-            PoolOperation::TakeBack { .. } => None,
         }
     }
 }
@@ -75,8 +60,6 @@ pub(super) enum Outcome {
     /// Nothing is revoked: the holding of the host does not have the token of the request.
     OtherToken,
     Invalid(InvalidRequest),
-    /// Of `TakeBack`: whether the host still held the pool.
-    TakenBack(bool),
 }
 
 impl Outcome {
@@ -85,7 +68,7 @@ impl Outcome {
     fn needs_write(self) -> bool {
         matches!(
             self,
-            Outcome::Yes | Outcome::Released { .. } | Outcome::Revoked | Outcome::TakenBack(true)
+            Outcome::Yes | Outcome::Released { .. } | Outcome::Revoked
         )
     }
 }
@@ -97,6 +80,8 @@ pub(super) struct Terms<'a> {
     pub(super) is_removed: bool,
     pub(super) sightings: &'a Sightings,
     pub(super) queue: &'a Queue,
+    /// Holdings that no client can know of.
+    pub(super) undelivered: &'a [(Rc<str>, i64)],
     /// How many entries the queue had over all servers.
     pub(super) entries: usize,
     /// The record has more than the node, so it is to be written.
@@ -190,6 +175,8 @@ pub(super) struct Update {
     pub(super) parked: Vec<(Ticket, Rc<str>)>,
     /// Holdings that end with the write, because their leases are over.
     pub(super) expired: Vec<(Rc<str>, i64)>,
+    /// Holdings that end with the write, because no client can know of them.
+    pub(super) taken_back: Vec<(Rc<str>, i64)>,
     /// The outcome of each operation.
     pub(super) outcomes: Vec<(PoolOperation, Outcome)>,
     /// Operations for the next cycle: they need a read that began after they had arrived.
@@ -214,32 +201,23 @@ impl Update {
             served: BTreeSet::new(),
             parked: Vec::new(),
             expired: Vec::new(),
+            taken_back: Vec::new(),
             outcomes: Vec::new(),
             deferred: Vec::new(),
         };
         update.expire(terms);
         let mut acquiring = Vec::new();
-        for operation in operations {
-            match operation {
-                PoolOperation::Request { request, released } => match request.call {
-                    Call::Release { token } => update.release(request, token, released, terms),
-                    Call::Revoke { token } => update.revoke(request, token, terms),
-                    Call::Get | Call::Wait | Call::Renew { .. } => acquiring.push(request),
-                },
-                PoolOperation::TakeBack { ref host, token } => {
-                    let held = update.record.holders.get(host);
-                    let is_held = held.is_some_and(|holding| holding.token == token);
-                    if is_held {
-                        update.remove(host);
-                    }
-                    let outcome = Outcome::TakenBack(is_held);
-                    update.outcomes.push((operation, outcome));
-                }
+        for PoolOperation { request, released } in operations {
+            match request.call {
+                Call::Release { token } => update.release(request, token, released, terms),
+                Call::Revoke { token } => update.revoke(request, token, terms),
+                Call::Get | Call::Wait | Call::Renew { .. } => acquiring.push(request),
             }
         }
         if !waiters.is_empty() {
             update.answer_waiting_holders(waiters, terms);
         }
+        update.take_back(&acquiring, terms);
         if terms.is_removed {
             for request in waiters.take_all() {
                 update.resolve(request, Outcome::Invalid(InvalidRequest::UnknownPool));
@@ -283,6 +261,26 @@ impl Update {
         for (host, token) in ended {
             self.remove(&host);
             self.expired.push((host, token));
+        }
+    }
+
+    /// Ends the holdings that no client can know of. But the client of one may ask again.
+    fn take_back(&mut self, acquiring: &[PendingRequest], terms: &Terms) {
+        for (host, token) in terms.undelivered {
+            let held = self.record.holders.get(host);
+            let Some(holding) = held.filter(|holding| holding.token == *token) else {
+                continue;
+            };
+            let asks = |request: &PendingRequest| {
+                request.host == *host && holding.belongs_to(request.run.as_ref())
+            };
+            let is_told = |(operation, outcome): &(PoolOperation, Outcome)| {
+                *outcome == Outcome::Yes && asks(&operation.request)
+            };
+            if !acquiring.iter().any(asks) && !self.outcomes.iter().any(is_told) {
+                self.remove(host);
+                self.taken_back.push((host.clone(), *token));
+            }
         }
     }
 
