@@ -158,19 +158,24 @@ impl Queue {
         self.entries.len() > self.in_order.len()
     }
 
-    /// Requests an entry for each waiter that has none.
+    /// Requests an entry for each waiter that has none. `client`: who waits; `None`: it is being
+    /// granted a slot.
     pub(super) fn join(
         &mut self,
         session: i64,
         acl: &[Acl],
-        holder: impl Fn(Ticket) -> Option<QueuedClient>,
+        client: impl Fn(Ticket) -> Option<QueuedClient>,
     ) {
-        self.is_used |= !self.unqueued.is_empty();
         for ticket in std::mem::take(&mut self.unqueued) {
+            let Some(client) = client(ticket) else {
+                self.unqueued.insert(ticket);
+                continue;
+            };
+            self.is_used = true;
             self.entries.insert(ticket, Entry::Requested);
             self.requests.push(Request::Create {
                 path: format!("{}/{}{}-", self.path, prefix(session), ticket.0),
-                data: holder(ticket).map_or_else(Vec::new, |holder| holder.text()),
+                data: client.text(),
                 acl: acl.to_vec(),
                 flags: flag::EPHEMERAL | flag::SEQUENCE,
             });
@@ -515,10 +520,18 @@ mod tests {
 
     const SESSION: i64 = 0x1_0000_abcd;
 
+    fn client() -> QueuedClient {
+        QueuedClient {
+            host: "a".into(),
+            run: None,
+            since: 0,
+        }
+    }
+
     fn queue(tickets: &[u64]) -> Queue {
         let mut queue = Queue::new("/d/one".into());
         tickets.iter().for_each(|&ticket| queue.add(Ticket(ticket)));
-        queue.join(SESSION, &[], |_| None);
+        queue.join(SESSION, &[], |_| Some(client()));
         queue.take_requests();
         queue
     }
@@ -617,7 +630,7 @@ mod tests {
                 .map(|(ticket, number)| format!("delete /d/one/{}", name(ticket, number)))
         );
         assert_eq!(queue.unqueued().collect::<Vec<_>>(), [Ticket(3)]);
-        queue.join(SESSION, &[], |_| None);
+        queue.join(SESSION, &[], |_| Some(client()));
         assert_eq!(sent(&mut queue), [format!("create /d/one/{SESSION:x}.3-")]);
         // This time the entry was created, and only the answer was lost.
         queue.disconnected();

@@ -665,7 +665,9 @@ impl SharedPool {
     /// Requests entries for waiters that cannot be granted a slot now. With free slots they may need
     /// none; a read shows that.
     fn queue_waiters(&mut self, has_room: bool, is_fresh: bool, context: &mut Context) {
-        if self.queue.unqueued().next().is_none() {
+        // Those that this update grants a slot leave with its answers.
+        let is_waiting = |ticket: &Ticket| self.waiters.get(*ticket).is_some();
+        if !self.queue.unqueued().any(|ticket| is_waiting(&ticket)) {
             return;
         }
         let Some(known) = &self.known else { return };
@@ -677,8 +679,8 @@ impl SharedPool {
             let why = format!("{MAX_ENTRIES} clients wait for {}: no more can", self.name);
             let waiting: Vec<_> = self.queue.unqueued().collect();
             for ticket in waiting {
-                self.queue.leave(ticket);
                 if self.waiters.remove(ticket).is_some() {
+                    self.queue.leave(ticket);
                     context.answer(ticket, Answer::Unavailable(why.clone()));
                 }
             }

@@ -423,6 +423,18 @@ fn waiter_whose_host_may_not_hold_the_pool_any_more_leaves_no_entry() {
 }
 
 #[test]
+fn waiter_that_is_granted_at_once_makes_no_entry() {
+    let mut script = servers(pool(3, 0));
+    let sequence = script.peer.fake.sequence;
+    script.play_ms(&[
+        (0, "1 wait a", "a YES 1"),
+        (1, "2 wait b", "b YES 2"),
+        (2, "3 wait c", "c YES 3"),
+    ]);
+    assert_eq!(script.peer.fake.sequence, sequence);
+}
+
+#[test]
 fn run_that_asks_again_gets_the_holding_of_a_lost_answer() {
     let mut script = servers(pool(1, 60));
     // The write is carried out, and its answer is lost with the server.
