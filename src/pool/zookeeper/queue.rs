@@ -158,19 +158,15 @@ impl Queue {
         self.entries.len() > self.in_order.len()
     }
 
-    /// Requests an entry for each waiter that has none. `client`: who waits; `None`: it is being
-    /// granted a slot.
+    /// Requests an entry for each of these waiters.
     pub(super) fn join(
         &mut self,
         session: i64,
         acl: &[Acl],
-        client: impl Fn(Ticket) -> Option<QueuedClient>,
+        waiters: impl Iterator<Item = (Ticket, QueuedClient)>,
     ) {
-        for ticket in std::mem::take(&mut self.unqueued) {
-            let Some(client) = client(ticket) else {
-                self.unqueued.insert(ticket);
-                continue;
-            };
+        for (ticket, client) in waiters {
+            self.unqueued.remove(&ticket);
             self.is_used = true;
             self.entries.insert(ticket, Entry::Requested);
             self.requests.push(Request::Create {
@@ -528,10 +524,16 @@ mod tests {
         }
     }
 
+    fn join(queue: &mut Queue) {
+        let waiting: Vec<_> = queue.unqueued().collect();
+        let joining = waiting.into_iter().map(|ticket| (ticket, client()));
+        queue.join(SESSION, &[], joining);
+    }
+
     fn queue(tickets: &[u64]) -> Queue {
         let mut queue = Queue::new("/d/one".into());
         tickets.iter().for_each(|&ticket| queue.add(Ticket(ticket)));
-        queue.join(SESSION, &[], |_| Some(client()));
+        join(&mut queue);
         queue.take_requests();
         queue
     }
@@ -630,7 +632,7 @@ mod tests {
                 .map(|(ticket, number)| format!("delete /d/one/{}", name(ticket, number)))
         );
         assert_eq!(queue.unqueued().collect::<Vec<_>>(), [Ticket(3)]);
-        queue.join(SESSION, &[], |_| Some(client()));
+        join(&mut queue);
         assert_eq!(sent(&mut queue), [format!("create /d/one/{SESSION:x}.3-")]);
         // This time the entry was created, and only the answer was lost.
         queue.disconnected();

@@ -117,6 +117,10 @@ pub(super) struct SharedPool {
     deliveries: Deliveries,
     /// The last write has failed, for another reason than a change by another server.
     is_write_failing: bool,
+    /// The newest request that has arrived.
+    newest: Option<Ticket>,
+    /// The newest one that had arrived when the last read of a cycle began.
+    newest_read: Option<Ticket>,
     /// When the last read of a cycle began, and of the last one that has ended.
     read_began: Moment,
     read_at: Option<Moment>,
@@ -151,6 +155,8 @@ impl PoolMachine for SharedPool {
             sightings: Sightings::default(),
             deliveries: Deliveries::default(),
             is_write_failing: false,
+            newest: None,
+            newest_read: None,
             read_began: Moment::default(),
             read_at: None,
             failure: None,
@@ -234,6 +240,7 @@ impl SharedPool {
 
     /// Takes a request. The next cycle decides it, unless it is invalid.
     pub(super) fn request(&mut self, request: PendingRequest, context: &mut Context) {
+        self.newest = self.newest.max(Some(request.ticket));
         if let Call::Renew { token: Some(token) } = request.call {
             self.deliveries.confirmed(&request.host, token);
         }
@@ -465,7 +472,7 @@ impl SharedPool {
     }
 
     fn send_read(&mut self, context: &mut Context) {
-        self.read_began = context.now;
+        (self.read_began, self.newest_read) = (context.now, self.newest);
         let path = self.path.to_string();
         context
             .session
@@ -628,6 +635,7 @@ impl SharedPool {
         let Some(known) = &self.known else {
             return self.requeue(operations);
         };
+        let read = self.newest_read.filter(|_| is_fresh);
         let terms = Terms {
             plan: &self.plan,
             is_removed: self.removed.is_some(),
@@ -636,7 +644,7 @@ impl SharedPool {
             undelivered: &self.deliveries.undelivered(),
             entries: known.entries,
             is_completed: known.is_completed,
-            is_fresh,
+            read,
             session: context.session_id(),
             date: context.date(),
             now: context.now,
@@ -648,7 +656,7 @@ impl SharedPool {
         }
         self.flush(context);
         let has_room = !self.is_full(&update.record, context.now);
-        if !update.is_read_only() {
+        if !update.is_read_only(read) {
             self.write(update, context);
         } else if is_fresh {
             self.settle(update, None, context);
@@ -659,53 +667,47 @@ impl SharedPool {
             self.is_read_needed = true;
             self.retry(update, false);
         }
-        self.queue_waiters(has_room, is_fresh, context);
+        self.queue_waiters(has_room, read, context);
     }
 
     /// Requests entries for waiters that cannot be granted a slot now. With free slots they may need
-    /// none; a read shows that.
-    fn queue_waiters(&mut self, has_room: bool, is_fresh: bool, context: &mut Context) {
-        // Those that this update grants a slot leave with its answers.
-        let is_waiting = |ticket: &Ticket| self.waiters.get(*ticket).is_some();
-        if !self.queue.unqueued().any(|ticket| is_waiting(&ticket)) {
-            return;
-        }
+    /// none, which a read shows that began after they had arrived. `read`: the newest request of
+    /// which that is true.
+    fn queue_waiters(&mut self, has_room: bool, read: Option<Ticket>, context: &mut Context) {
         let Some(known) = &self.known else { return };
-        if has_room && !is_fresh {
-            self.is_dirty = true;
-            return;
-        }
-        if known.entries.max(self.queue.queued()) >= MAX_ENTRIES {
-            let why = format!("{MAX_ENTRIES} clients wait for {}: no more can", self.name);
-            let waiting: Vec<_> = self.queue.unqueued().collect();
-            for ticket in waiting {
-                if self.waiters.remove(ticket).is_some() {
-                    self.queue.leave(ticket);
-                    context.answer(ticket, Answer::Unavailable(why.clone()));
-                }
-            }
-            return;
-        }
+        // Those that this update grants a slot leave with its answers.
+        let waiting = self.queue.unqueued();
+        let waiting = waiting.filter_map(|ticket| Some((ticket, self.waiters.get(ticket)?.0)));
+        let (mut joining, unread): (Vec<_>, Vec<_>) =
+            waiting.partition(|(ticket, _)| !has_room || Some(*ticket) <= read);
+        self.is_dirty |= !unread.is_empty();
         if has_room {
             // A host that holds the pool with another run has no use for an entry.
-            let blocked: Vec<_> = self
-                .queue
-                .unqueued()
-                .filter_map(|ticket| Some((ticket, self.waiters.get(ticket)?.0)))
-                .filter(|(_, host)| known.record.holders.contains_key(host))
-                .collect();
-            for (ticket, host) in blocked {
-                self.queue.park(ticket, &host);
-            }
+            let holders = &known.record.holders;
+            joining.retain(|(ticket, host)| {
+                let is_blocked = holders.contains_key(host);
+                if is_blocked {
+                    self.queue.park(*ticket, host);
+                }
+                !is_blocked
+            });
         }
+        let free = MAX_ENTRIES.saturating_sub(known.entries.max(self.queue.queued()));
+        let excess = joining.split_off(free.min(joining.len()));
         let (waiters, boot) = (&self.waiters, context.boot);
-        let holder = |ticket| {
+        let joining = joining.into_iter().filter_map(|(ticket, _)| {
             let (host, run, since) = waiters.get_since(ticket)?;
             let since = super::date(boot, since);
-            Some(QueuedClient { host, run, since })
-        };
-        self.queue.join(context.session_id(), context.acl, holder);
+            Some((ticket, QueuedClient { host, run, since }))
+        });
+        self.queue.join(context.session_id(), context.acl, joining);
         self.flush(context);
+        for (ticket, _) in excess {
+            self.queue.leave(ticket);
+            self.waiters.remove(ticket);
+            let why = format!("{MAX_ENTRIES} clients wait for {}: no more can", self.name);
+            context.answer(ticket, Answer::Unavailable(why));
+        }
     }
 
     fn write(&mut self, update: Update, context: &mut Context) {
@@ -802,7 +804,7 @@ impl SharedPool {
             // Requests that arrived after the read was sent are decided with the next one.
             let (covered, later) = operations
                 .into_iter()
-                .partition(|operation| operation.request.since < self.read_began);
+                .partition(|operation| Some(operation.request.ticket) <= self.newest_read);
             self.operations = later;
             self.phase = Some(Phase::Reading {
                 operations: covered,

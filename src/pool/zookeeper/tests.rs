@@ -435,6 +435,25 @@ fn waiter_that_is_granted_at_once_makes_no_entry() {
 }
 
 #[test]
+fn waiter_is_not_overtaken_by_one_that_comes_while_a_read_is_on_its_way() {
+    let mut script = servers(pool(1, 0));
+    script.play_ms(&[
+        (0, "1 get b", "b YES 1"),
+        (1, "delay 100", ""),
+        (1, "1 release b", ""),
+        (2, "2 wait v", ""),
+        (3, "1 wait w", ""),
+    ]);
+    let mut said = Vec::new();
+    for time in 4..1000 {
+        script.now = Moment(Duration::from_millis(time));
+        said.push(script.drain());
+    }
+    said.retain(|said| !said.is_empty());
+    assert_eq!(said, ["b OK", "v YES 2"]);
+}
+
+#[test]
 fn run_that_asks_again_gets_the_holding_of_a_lost_answer() {
     let mut script = servers(pool(1, 60));
     // The write is carried out, and its answer is lost with the server.

@@ -86,8 +86,9 @@ pub(super) struct Terms<'a> {
     pub(super) entries: usize,
     /// The record has more than the node, so it is to be written.
     pub(super) is_completed: bool,
-    /// The record was read after the requests had arrived.
-    pub(super) is_fresh: bool,
+    /// The newest request that had arrived when the read of the record began. `None`: the read is
+    /// older than all requests.
+    pub(super) read: Option<Ticket>,
     /// The session that writes.
     pub(super) session: i64,
     /// The time in ms since 1970.
@@ -106,6 +107,11 @@ impl Terms<'_> {
         } else {
             invalid_request::check_host(&request.host).and(Err(InvalidRequest::UnknownPool))
         }
+    }
+
+    /// Whether the record was read after this request had arrived.
+    fn is_newer_than(&self, ticket: Ticket) -> bool {
+        Some(ticket) <= self.read
     }
 
     /// Whether a holding has ended, by what this server has seen of it.
@@ -231,13 +237,13 @@ impl Update {
         update
     }
 
-    /// Whether all outcomes follow from the read alone.
-    pub(super) fn is_read_only(&self) -> bool {
-        !self.is_changed
-            && !self
-                .outcomes
-                .iter()
-                .any(|(_, outcome)| outcome.needs_write())
+    /// Whether all outcomes follow from the read alone. `read`: the newest request that had arrived
+    /// when it began.
+    pub(super) fn is_read_only(&self, read: Option<Ticket>) -> bool {
+        let is_read = |(operation, outcome): &(PoolOperation, Outcome)| {
+            !outcome.needs_write() && Some(operation.request.ticket) <= read
+        };
+        !self.is_changed && self.outcomes.iter().all(is_read)
     }
 
     fn resolve(&mut self, request: PendingRequest, outcome: Outcome) {
@@ -362,7 +368,7 @@ impl Update {
             }
             _ if !self.has_room(terms) => self.resolve(request, Outcome::No),
             // Whether a client of another server waits is known only after a read.
-            _ if !terms.is_fresh => self.deferred.push(request.into()),
+            _ if !terms.is_newer_than(request.ticket) => self.deferred.push(request.into()),
             _ if self.some_wait(terms) => self.resolve(request, Outcome::No),
             _ => {
                 let (host, run) = (request.host.clone(), request.run.clone());
@@ -418,11 +424,12 @@ impl Update {
                 self.serve(ticket, &host, run.as_ref(), waiters, &mut done, terms);
             }
         }
-        if !terms.is_fresh || terms.entries > 0 || terms.queue.queued() > 0 {
+        if terms.entries > 0 || terms.queue.queued() > 0 {
             return;
         }
         for ticket in terms.queue.unqueued() {
             if self.has_room(terms)
+                && terms.is_newer_than(ticket)
                 && let Some((host, run)) = waiters.get(ticket)
             {
                 self.serve(ticket, &host, run.as_ref(), waiters, &mut done, terms);
