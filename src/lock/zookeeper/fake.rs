@@ -110,6 +110,8 @@ pub(crate) struct Fake {
     pub(crate) hidden: Option<String>,
     /// No node may be created below this path.
     pub(crate) closed: Option<String>,
+    /// No data may be changed.
+    pub(crate) is_write_protected: bool,
     /// The data of this node may not be read.
     pub(crate) secret: Option<String>,
     /// A node that is deleted just after a multi has failed because a node exists.
@@ -367,6 +369,9 @@ impl Fake {
             version,
         } = set;
         let entry = self.nodes.get_mut(&path).ok_or(Code::NO_NODE)?;
+        if self.is_write_protected {
+            return Err(Code::NO_AUTH);
+        }
         if entry.version != version {
             return Err(Code::BAD_VERSION);
         }

@@ -502,6 +502,11 @@ impl SharedPool {
             Err(code) => Err(format!("cannot read {}: {code}", self.path)),
         };
         match read {
+            // A write has failed, or a lease was too short: not at once again.
+            Ok(()) if context.now < self.backoff_until => {
+                (self.is_creating, self.is_dirty) = (false, true);
+                self.requeue(operations);
+            }
             Ok(()) => {
                 self.is_creating = false;
                 self.decide(operations, is_fresh, context);

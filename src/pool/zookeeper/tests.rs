@@ -454,6 +454,22 @@ fn waiter_is_not_overtaken_by_one_that_comes_while_a_read_is_on_its_way() {
 }
 
 #[test]
+fn write_that_is_refused_is_tried_again_four_times_a_second() {
+    let mut script = servers(pool(1, 0));
+    script.peer.fake.is_write_protected = true;
+    script.play_ms(&[(0, "1 wait a", "")]);
+    let requests = script.peer.fake.requests;
+    for time in 1..1000 {
+        script.now = Moment(Duration::from_millis(time));
+        assert_eq!(script.drain(), "");
+    }
+    let sent = script.peer.fake.requests - requests;
+    assert!((9..20).contains(&sent), "{sent}");
+    script.peer.fake.is_write_protected = false;
+    script.play_ms(&[(1300, "1 tick", "a YES 1")]);
+}
+
+#[test]
 fn run_that_asks_again_gets_the_holding_of_a_lost_answer() {
     let mut script = servers(pool(1, 60));
     // The write is carried out, and its answer is lost with the server.
