@@ -470,6 +470,20 @@ fn write_that_is_refused_is_tried_again_four_times_a_second() {
 }
 
 #[test]
+fn any_number_of_waiters_shares_a_holding() {
+    let mut script = servers(pool(1, 0));
+    script.play_ms(&[(0, "2 get z", "z YES 1")]);
+    for number in 0..600 {
+        script.happen(&format!("1 wait a{number}"));
+    }
+    assert_eq!(script.drain(), "");
+    assert_eq!(script.peer.entries().len(), 600);
+    script.happen("2 release z");
+    assert_eq!(script.drain().matches(" YES 2").count(), 600);
+    assert_eq!(script.peer.entries(), [""; 0]);
+}
+
+#[test]
 fn run_that_asks_again_gets_the_holding_of_a_lost_answer() {
     let mut script = servers(pool(1, 60));
     // The write is carried out, and its answer is lost with the server.

@@ -14,6 +14,11 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
+/// The most entries that end with one write: servers refuse a request over 1 MB, of which the record
+/// takes up to the half, and a path has up to 1 KB. Any number of waiters may share a holding: the
+/// entries of the others are deleted after the write.
+const MAX_SERVED: usize = 256;
+
 /// A renewal that gains less than this fraction of the lease (1/100) changes nothing: each host
 /// renews once right after it was granted the pool, to confirm that it knows.
 const MIN_RENEWAL_GAIN: u32 = 100;
@@ -177,6 +182,8 @@ pub(super) struct Update {
     pub(super) granted: Vec<Rc<str>>,
     /// The waiters whose entries end with the write.
     pub(super) served: BTreeSet<Ticket>,
+    /// How many entries end with the write or after it.
+    leaving: usize,
     /// Waiters that give their entries up, because another run of their host holds the pool.
     pub(super) parked: Vec<(Ticket, Rc<str>)>,
     /// Holdings that end with the write, because their leases are over.
@@ -205,6 +212,7 @@ impl Update {
             renewed: BTreeSet::new(),
             granted: Vec::new(),
             served: BTreeSet::new(),
+            leaving: 0,
             parked: Vec::new(),
             expired: Vec::new(),
             taken_back: Vec::new(),
@@ -389,8 +397,7 @@ impl Update {
             .parked
             .iter()
             .filter(|(ticket, _)| terms.queue.end(*ticket).is_some());
-        let leaving = self.served.len() + parked.count();
-        terms.entries > leaving || terms.queue.is_joining()
+        terms.entries > self.leaving + parked.count() || terms.queue.is_joining()
     }
 
     /// Answers waiters that share a holding of their host.
@@ -453,8 +460,12 @@ impl Update {
         let requests = waiters.take_holder(host, run);
         for request in &requests {
             done.insert(request.ticket);
-            self.served
-                .extend(terms.queue.end(request.ticket).map(|_| request.ticket));
+            if terms.queue.end(request.ticket).is_some() {
+                self.leaving += 1;
+                if self.served.len() < MAX_SERVED {
+                    self.served.insert(request.ticket);
+                }
+            }
         }
         if let Some((sequence, _)) = terms.queue.end(ticket) {
             self.record.served = self.record.served.max(sequence);
