@@ -104,6 +104,8 @@ pub(super) struct Queue {
     is_used: bool,
     /// Entries of this session may exist that this server does not know of.
     is_unsure: bool,
+    /// The list that is requested may be older than that.
+    is_list_old: bool,
     /// Who waits at the entries of other servers, by sequence number; `None`: it is being read.
     /// Known since the last report.
     others: BTreeMap<i64, Option<QueuedClient>>,
@@ -128,6 +130,7 @@ impl Queue {
             is_listing: false,
             is_used: false,
             is_unsure: false,
+            is_list_old: false,
             others: BTreeMap::new(),
             is_report_wanted: false,
             watched: None,
@@ -344,6 +347,12 @@ impl Queue {
             return Ok(());
         };
         match self.entries.get_mut(&ticket) {
+            // The ticket has left and joined again. It has one position.
+            Some(Entry::Held { name: held, .. }) => {
+                if held != name {
+                    self.delete(name);
+                }
+            }
             Some(entry) if sequence <= MAX_SEQUENCE => {
                 let name = name.to_owned();
                 *entry = Entry::Held { sequence, name };
@@ -376,6 +385,7 @@ impl Queue {
     /// The names of all entries.
     pub(super) fn list_read(&mut self, names: &[String], session: i64) {
         self.is_listing = false;
+        let is_old = std::mem::take(&mut self.is_list_old);
         let for_report = std::mem::take(&mut self.is_report_wanted);
         (self.ahead, self.watched) = (BTreeMap::new(), None);
         let known = std::mem::take(&mut self.others);
@@ -406,7 +416,7 @@ impl Queue {
             })
             .map(|(ticket, _)| *ticket)
             .collect();
-        self.is_unsure = false;
+        self.is_unsure &= is_old;
         for ticket in missing {
             self.forget(ticket);
             self.unqueued.insert(ticket);
@@ -440,14 +450,15 @@ impl Queue {
                 *entry = Entry::Held { sequence, name };
                 self.in_order.insert(sequence, ticket);
             }
-            Some(_) => {}
-            None => self.delete(name),
+            Some(Entry::Requested) => {}
+            Some(Entry::Held { name: held, .. }) if held == name => {}
+            Some(Entry::Held { .. }) | None => self.delete(name),
         }
     }
 
     /// The list could not be read.
     pub(super) fn list_failed(&mut self) {
-        self.is_listing = false;
+        (self.is_listing, self.is_list_old) = (false, false);
     }
 
     /// An entry of another server has ended.
@@ -462,7 +473,7 @@ impl Queue {
     /// The connection is lost. Watches end with it, and answers do not come any more.
     pub(super) fn disconnected(&mut self) {
         self.requests.clear();
-        (self.is_listing, self.watched) = (false, None);
+        (self.is_listing, self.is_list_old, self.watched) = (false, false, None);
         self.is_unsure = self.is_used;
         self.is_report_wanted |= !self.is_report_read();
         self.others.retain(|_, holder| holder.is_some());
@@ -473,14 +484,25 @@ impl Queue {
         }
     }
 
-    /// All entries of this server have ended, with its session or with the node of the pool.
-    pub(super) fn reset(&mut self) {
+    /// Entries may have ended without this server: all names are read. The connection is up, so the
+    /// answers to earlier requests come.
+    pub(super) fn doubt(&mut self) {
+        (self.is_unsure, self.is_list_old) = (self.is_used, self.is_listing);
+    }
+
+    /// All entries have ended with the node of the pool. Requests for others may be on their way.
+    pub(super) fn node_ended(&mut self) {
         let waiting = std::mem::take(&mut self.entries).into_keys();
         self.unqueued.extend(waiting);
         self.in_order.clear();
         self.ahead.clear();
         self.others.clear();
         (self.listed, self.watched) = (-1, None);
+    }
+
+    /// All entries of this server have ended with its session.
+    pub(super) fn session_ended(&mut self) {
+        self.node_ended();
         (self.is_used, self.is_unsure) = (false, false);
     }
 }
@@ -641,7 +663,7 @@ mod tests {
         assert_eq!((sent(&mut queue), next(&queue)), (vec![], Some(3)));
         // The next session has none of them.
         queue.disconnected();
-        queue.reset();
+        queue.session_ended();
         assert_eq!(queue.unqueued().collect::<Vec<_>>(), [Ticket(3)]);
         assert_eq!((sent(&mut queue), next(&queue)), (vec![], None));
     }
@@ -652,6 +674,42 @@ mod tests {
         assert_eq!(queue.created(&name(1, 0)), Ok(()));
         queue.list_read(&[], SESSION);
         assert_eq!(queue.unqueued().collect::<Vec<_>>(), [Ticket(1)]);
+    }
+
+    #[test]
+    fn doubt_is_over_with_a_list_that_was_requested_after_it() {
+        let mut queue = queue(&[1, 2]);
+        assert_eq!(queue.created(&name(1, 0)), Ok(()));
+        assert_eq!(sent(&mut queue), ["list"]);
+        queue.doubt();
+        assert!(sent(&mut queue).is_empty());
+        queue.list_read(&[name(1, 0)], SESSION);
+        assert_eq!(queue.created(&name(2, 1)), Ok(()));
+        assert_eq!(next(&queue), None);
+        assert_eq!(sent(&mut queue), ["check", "list"]);
+        queue.list_read(&[name(2, 1)], SESSION);
+        assert_eq!(queue.unqueued().collect::<Vec<_>>(), [Ticket(1)]);
+        assert_eq!(next(&queue), Some(2));
+    }
+
+    #[test]
+    fn waiter_has_one_entry_however_often_it_joins() {
+        let mut queue = queue(&[1]);
+        queue.leave(Ticket(1));
+        queue.add(Ticket(1));
+        join(&mut queue);
+        queue.take_requests();
+        assert_eq!(queue.created(&name(1, 4)), Ok(()));
+        assert_eq!(queue.created(&name(1, 5)), Ok(()));
+        assert_eq!(
+            sent(&mut queue),
+            [format!("delete /d/one/{}", name(1, 5)), "list".into()]
+        );
+        queue.list_read(&[name(1, 4), name(1, 3)], SESSION);
+        assert_eq!(sent(&mut queue), [format!("delete /d/one/{}", name(1, 3))]);
+        assert_eq!(next(&queue), Some(1));
+        queue.granted(Ticket(1));
+        assert_eq!((next(&queue), queue.queued()), (None, 0));
     }
 
     #[test]

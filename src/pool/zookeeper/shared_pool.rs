@@ -584,7 +584,7 @@ impl SharedPool {
             .as_ref()
             .is_some_and(|known| known.created != stat.czxid);
         if is_new_node {
-            self.queue.reset();
+            self.queue.node_ended();
         }
         let known = self.known.take();
         let mut is_completed = false;
@@ -781,7 +781,7 @@ impl SharedPool {
         match result {
             Ok(request::Answer::Undone { code, operation }) => {
                 if *operation > 0 {
-                    self.queue.disconnected(); // an entry is gone: all names are read again
+                    self.queue.doubt(); // an entry is gone
                 }
                 self.not_written(update, *code, context);
             }
@@ -1049,7 +1049,7 @@ impl SharedPool {
 
     /// The session has ended, and all entries of this server with it.
     pub(super) fn session_ended(&mut self) {
-        self.queue.reset();
+        self.queue.session_ended();
         self.is_read_in_session = false;
         (self.is_dirty, self.is_read_needed) = (true, true);
     }
@@ -1101,7 +1101,7 @@ impl SharedPool {
             Ok(names) => self.queue.list_read(names, context.session_id()),
             Err(Code::NO_NODE) => {
                 self.queue.list_failed();
-                self.queue.reset();
+                self.queue.node_ended();
                 (self.is_current, self.is_read_needed) = (false, true);
             }
             Err(code) => {
