@@ -341,8 +341,8 @@ impl Queue {
         std::mem::take(&mut self.requests)
     }
 
-    /// An entry was created. `Err`: its sequence number is too high.
-    pub(super) fn created(&mut self, name: &str) -> Result<(), i64> {
+    /// An entry was created. `Err`: its sequence number is too high, so this client cannot wait.
+    pub(super) fn created(&mut self, name: &str) -> Result<(), Ticket> {
         let Some((_, Some(ticket), sequence)) = parse(name) else {
             return Ok(());
         };
@@ -362,7 +362,8 @@ impl Queue {
                 let is_wanted = entry.is_some();
                 self.delete(name);
                 if is_wanted {
-                    return Err(sequence);
+                    self.entries.remove(&ticket);
+                    return Err(ticket);
                 }
             }
         }
@@ -717,7 +718,8 @@ mod tests {
         for sequence in ["2146435073", "-2147483648"] {
             let mut queue = queue(&[1]);
             let name = format!("{SESSION:x}.1-{sequence}");
-            assert!(queue.created(&name).is_err(), "{name}");
+            assert_eq!(queue.created(&name), Err(Ticket(1)), "{name}");
+            assert!(!queue.is_joining());
             assert_eq!(sent(&mut queue), [format!("delete /d/one/{name}")]);
         }
     }

@@ -1068,12 +1068,14 @@ impl SharedPool {
     ) {
         match result {
             Ok(name) => {
-                if let Err(sequence) = self.queue.created(name) {
+                if let Err(ticket) = self.queue.created(name)
+                    && self.waiters.remove(ticket).is_some()
+                {
                     let why = format!(
-                        "the sequence numbers of {} are used up (the next is {sequence}): no client can wait; move the pool to another node",
+                        "the sequence numbers of {} are used up, so no client can wait: delete it once no client holds the pool",
                         self.path
                     );
-                    self.fail(why, context);
+                    context.answer(ticket, Answer::Unavailable(why));
                 }
             }
             Err(code) => {

@@ -484,6 +484,19 @@ fn any_number_of_waiters_shares_a_holding() {
 }
 
 #[test]
+fn waiter_gets_503_once_the_sequence_numbers_are_used_up() {
+    let mut script = servers(pool(1, 0));
+    script.peer.fake.sequence = 1 << 31;
+    let why = "the sequence numbers of /distributex/one are used up, so no client can wait: delete it once no client holds the pool";
+    script.play_ms(&[
+        (0, "1 get z", "z YES 1"),
+        (1, "1 wait a", &format!("a 503 {why}")),
+        (2, "1 release z", "z OK"),
+        (3, "1 get b", "b YES 2"),
+    ]);
+}
+
+#[test]
 fn run_that_asks_again_gets_the_holding_of_a_lost_answer() {
     let mut script = servers(pool(1, 60));
     // The write is carried out, and its answer is lost with the server.
