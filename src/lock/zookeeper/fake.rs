@@ -372,11 +372,11 @@ impl Fake {
         if self.is_write_protected {
             return Err(Code::NO_AUTH);
         }
-        if entry.version != version {
+        if version != -1 && entry.version != version {
             return Err(Code::BAD_VERSION);
         }
         entry.data = data;
-        entry.version += 1;
+        entry.version = entry.version.wrapping_add(1);
         self.fire(3, &path);
         Ok(self.stat(&path))
     }

@@ -46,6 +46,10 @@ const BACKOFF: Duration = Duration::from_millis(250);
 /// left for what else is in the request.
 pub(super) const MAX_RECORD: usize = 512 * 1024;
 
+/// `setData` with this version changes a node of any version, and a check of it proves nothing. Each
+/// change adds 1, and after 2^31 - 1 come negative numbers, of which this is the last.
+const ANY_VERSION: i32 = -1;
+
 /// How much later than its own server any other one ends a lease for which no client of it waits. So
 /// not all servers write at the same moment.
 const OTHERS_LEASE_GRACE: Duration = Duration::from_secs(2);
@@ -579,6 +583,14 @@ impl SharedPool {
                 self.path
             )
         })?;
+        // Half of the versions are used up.
+        if stat.version < 0 && self.known.as_ref().is_none_or(|known| known.version >= 0) {
+            let note = format!(
+                "{} was changed 2^31 times, and can be changed as many times again: delete it once no client holds the pool",
+                self.path
+            );
+            context.note(Level::Warning, note);
+        }
         let is_new_node = self
             .known
             .as_ref()
@@ -589,7 +601,7 @@ impl SharedPool {
         let known = self.known.take();
         let mut is_completed = false;
         if let Some(known) = known
-            && (is_new_node || stat.version < known.version)
+            && (is_new_node || stat.version.wrapping_sub(known.version) < 0)
         {
             let newer = record.clone().or_newer(&known.record);
             if newer != record {
@@ -718,6 +730,14 @@ impl SharedPool {
     fn write(&mut self, update: Update, context: &mut Context) {
         let Some(known) = &self.known else { return };
         let (path, version) = (self.path.to_string(), known.version);
+        if version == ANY_VERSION {
+            let why = format!(
+                "{path} was changed 2^32 times and cannot be changed any more: delete it once no client holds the pool"
+            );
+            self.is_write_failing = true;
+            self.retry(update, false);
+            return self.fail(why, context);
+        }
         let data = if update.is_changed {
             update.record.text()
         } else {

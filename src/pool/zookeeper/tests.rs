@@ -497,6 +497,39 @@ fn waiter_gets_503_once_the_sequence_numbers_are_used_up() {
 }
 
 #[test]
+fn version_of_a_node_may_wrap_around_but_is_never_minus_one_in_a_write() {
+    let mut script = servers(pool(1, 0));
+    let set = |script: &mut Script, version| {
+        script.peer.fake.nodes.get_mut(POOL).unwrap().version = version;
+    };
+    set(&mut script, i32::MAX - 1);
+    script.happen("1 cut");
+    script.happen("2 cut");
+    script.play_ms(&[
+        (500, "1 get a", "a YES 1"),
+        (501, "1 release a", "a OK"),
+        (502, "2 get b", "b YES 2"),
+        (503, "2 release b", "b OK"),
+    ]);
+    let notes = |script: &Script, what: &str| {
+        let notes = script.notes.iter();
+        notes.filter(|note| note.contains(what)).count()
+    };
+    assert_eq!(notes(&script, "restored from a backup"), 0);
+    assert_eq!(notes(&script, "was changed 2^31 times"), 2);
+    set(&mut script, -2);
+    script.happen("1 cut");
+    script.play_ms(&[(1000, "1 get a", "a YES 3"), (1001, "1 release a", "")]);
+    script.now = Moment(Duration::from_millis(1901));
+    script.happen("1 tick");
+    let said = script.drain();
+    assert!(
+        said.starts_with("a 503 /distributex/one was changed 2^32 times"),
+        "{said}"
+    );
+}
+
+#[test]
 fn run_that_asks_again_gets_the_holding_of_a_lost_answer() {
     let mut script = servers(pool(1, 60));
     // The write is carried out, and its answer is lost with the server.
