@@ -187,8 +187,8 @@ impl Record {
     pub(super) fn or_newer(mut self, known: &Record) -> Record {
         self.last_token = self.last_token.max(known.last_token);
         for (host, holding) in &known.holders {
-            let is_newer =
-                |found: &Holding| (found.token, found.renewal) < (holding.token, holding.renewal);
+            let age = |holding: &Holding| (holding.token, holding.renewal, holding.revoked);
+            let is_newer = |found: &Holding| age(found) < age(holding);
             if self.holders.get(host).is_none_or(is_newer) {
                 self.holders.insert(host.clone(), holding.clone());
             }
@@ -327,5 +327,8 @@ mod tests {
         older.holders.insert("b".into(), stale);
         let newer = older.or_newer(&known);
         assert_eq!((newer.last_token, &newer.holders), (9, &known.holders));
+        let mut before = known.clone();
+        before.holders.get_mut("b").unwrap().revoked = false;
+        assert_eq!(before.or_newer(&known), known);
     }
 }

@@ -59,8 +59,9 @@ const OTHERS_LEASE_GRACE: Duration = Duration::from_secs(2);
 struct Known {
     record: Record,
     version: i32,
-    /// The transaction that created the node.
+    /// The transaction that created the node, and the last one that was seen to change it.
     created: i64,
+    modified: i64,
     /// How many entries the queue had.
     entries: usize,
     /// The record has more than the node: see [`Record::or_newer`].
@@ -601,7 +602,9 @@ impl SharedPool {
         let known = self.known.take();
         let mut is_completed = false;
         if let Some(known) = known
-            && (is_new_node || stat.version.wrapping_sub(known.version) < 0)
+            && (is_new_node
+                || stat.version.wrapping_sub(known.version) < 0
+                || stat.mzxid < known.modified)
         {
             let newer = record.clone().or_newer(&known.record);
             if newer != record {
@@ -640,6 +643,7 @@ impl SharedPool {
             record,
             version: stat.version,
             created: stat.czxid,
+            modified: stat.mzxid,
             entries: usize::try_from(stat.num_children).unwrap_or(0),
             is_completed,
         });

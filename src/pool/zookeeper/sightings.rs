@@ -12,6 +12,9 @@ use std::rc::Rc;
 struct Sighting {
     token: i64,
     renewal: u64,
+    /// The session that wrote it. After a restore from a backup another one may write the same
+    /// renewal again.
+    by: i64,
     /// When this server first saw it, or sent it.
     since: Moment,
     /// This server wrote it.
@@ -42,10 +45,13 @@ impl Sightings {
     }
 
     fn insert(&mut self, host: &Rc<str>, holding: &Holding, since: Moment, own: bool) {
-        let &Holding { token, renewal, .. } = holding;
+        let &Holding {
+            token, renewal, by, ..
+        } = holding;
         let sighting = Sighting {
             token,
             renewal,
+            by,
             since,
             own,
         };
@@ -53,9 +59,9 @@ impl Sightings {
     }
 
     fn get(&self, host: &str, holding: &Holding) -> Option<&Sighting> {
-        self.by_host
-            .get(host)
-            .filter(|seen| (seen.token, seen.renewal) == (holding.token, holding.renewal))
+        self.by_host.get(host).filter(|seen| {
+            (seen.token, seen.renewal, seen.by) == (holding.token, holding.renewal, holding.by)
+        })
     }
 
     /// When the lease ends, by the clock of this server. `NEVER` as well if it has not seen it.
@@ -112,7 +118,14 @@ mod tests {
         sightings.observe(&record(2), at(61));
         assert_eq!(end(&sightings, &record(2)), at(120));
         assert_eq!(sightings.own("a", &record(2).holders["a"]), Some(at(60)));
-        sightings.observe(&Record::new(1), at(62));
+        let mut other = record(2);
+        other
+            .holders
+            .values_mut()
+            .for_each(|holding| holding.by = 2);
+        sightings.observe(&other, at(70));
+        assert_eq!(end(&sightings, &other), at(130));
+        sightings.observe(&Record::new(1), at(71));
         assert_eq!(end(&sightings, &record(2)), Moment::NEVER);
     }
 }
