@@ -383,6 +383,7 @@ impl ZooKeeper {
         use request::{Answer, Operation, Request};
         let path = match request {
             Request::Data { path, .. }
+            | Request::Exists { path, .. }
             | Request::SetData { path, .. }
             | Request::Create { path, .. }
             | Request::Children { path, .. } => path,
@@ -419,7 +420,10 @@ impl ZooKeeper {
             (Request::Data { .. }, Some(entry), Ok(Answer::Data(data, _))) => {
                 pool.entry_read(entry, &data);
             }
-            (Request::Data { .. }, Some(entry), _) => pool.entry_ended(entry),
+            (Request::Data { .. } | Request::Exists { .. }, Some(entry), Err(Code::NO_NODE)) => {
+                pool.entry_ended(entry);
+            }
+            (Request::Data { .. }, Some(entry), _) => pool.entry_unread(entry),
             (Request::Create { .. }, None, result) => {
                 pool.node_created(result.err(), &mut context);
             }

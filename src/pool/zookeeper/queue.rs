@@ -20,6 +20,7 @@
 use super::super::Ticket;
 use super::super::invalid_request;
 use super::super::waiters::Run;
+use super::record::NONE_SERVED;
 use crate::zookeeper::code::flag;
 use crate::zookeeper::record::Acl;
 use crate::zookeeper::request::{Operation, Request};
@@ -98,6 +99,8 @@ pub(super) struct Queue {
     ahead: BTreeMap<i64, String>,
     /// All lower entries are in `ahead`, unless they have ended.
     listed: i64,
+    /// All entries up to this one have ended.
+    served: i64,
     /// A list is requested.
     is_listing: bool,
     /// This session has requested an entry here.
@@ -127,6 +130,7 @@ impl Queue {
             parked: BTreeMap::new(),
             ahead: BTreeMap::new(),
             listed: -1,
+            served: NONE_SERVED,
             is_listing: false,
             is_used: false,
             is_unsure: false,
@@ -293,6 +297,7 @@ impl Queue {
 
     /// All entries up to this one have ended.
     pub(super) fn served(&mut self, sequence: i64) {
+        self.served = sequence;
         self.ahead = self.ahead.split_off(&(sequence.saturating_add(1)));
         self.others = self.others.split_off(&(sequence.saturating_add(1)));
         self.watched = self.watched.filter(|watched| *watched > sequence);
@@ -401,6 +406,7 @@ impl Queue {
                     seen.insert(ticket);
                     self.own_listed(ticket, sequence, name);
                 }
+                _ if sequence <= self.served => {} // it ends
                 _ => {
                     self.ahead.insert(sequence, name.clone());
                     self.other_listed(sequence, name, known.get(&sequence), for_report);
@@ -471,6 +477,17 @@ impl Queue {
         }
     }
 
+    /// The data of an entry of another server may not be read. That it ends may still be seen.
+    pub(super) fn entry_unread(&mut self, name: &str) {
+        if let Some((_, _, sequence)) = parse(name) {
+            self.others.remove(&sequence);
+            if self.watched == Some(sequence) {
+                let path = format!("{}/{name}", self.path);
+                self.requests.push(Request::Exists { path, watch: true });
+            }
+        }
+    }
+
     /// The connection is lost. Watches end with it, and answers do not come any more.
     pub(super) fn disconnected(&mut self) {
         self.requests.clear();
@@ -498,7 +515,7 @@ impl Queue {
         self.in_order.clear();
         self.ahead.clear();
         self.others.clear();
-        (self.listed, self.watched) = (-1, None);
+        (self.listed, self.served, self.watched) = (-1, NONE_SERVED, None);
     }
 
     /// All entries of this server have ended with its session.
@@ -675,6 +692,16 @@ mod tests {
         assert_eq!(queue.created(&name(1, 0)), Ok(()));
         queue.list_read(&[], SESSION);
         assert_eq!(queue.unqueued().collect::<Vec<_>>(), [Ticket(1)]);
+    }
+
+    #[test]
+    fn entry_that_has_been_served_is_not_waited_for() {
+        let mut queue = queue(&[1]);
+        assert_eq!(queue.created(&name(1, 5)), Ok(()));
+        queue.served(3);
+        assert_eq!(sent(&mut queue), ["list"]);
+        queue.list_read(&[other(3), name(1, 5)], SESSION);
+        assert_eq!((sent(&mut queue), next(&queue)), (vec![], Some(1)));
     }
 
     #[test]

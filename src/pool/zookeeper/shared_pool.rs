@@ -1142,6 +1142,12 @@ impl SharedPool {
         self.queue.entry_read(name, data);
     }
 
+    /// The data of an entry of another server may not be read.
+    pub(super) fn entry_unread(&mut self, name: &str) {
+        self.queue.entry_unread(name);
+        self.is_dirty = true;
+    }
+
     /// An entry of another server has ended.
     pub(super) fn entry_ended(&mut self, name: &str) {
         self.queue.ended(name);

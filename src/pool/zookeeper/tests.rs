@@ -530,6 +530,28 @@ fn version_of_a_node_may_wrap_around_but_is_never_minus_one_in_a_write() {
 }
 
 #[test]
+fn entry_whose_data_may_not_be_read_is_waited_for_all_the_same() {
+    let mut script = servers(pool(1, 0));
+    script.play_ms(&[(0, "1 get z", "z YES 1"), (1, "2 wait a", "")]);
+    let entry = script.peer.entries().pop().unwrap();
+    script.peer.fake.secret = Some(format!("{POOL}/{entry}"));
+    script.play_ms(&[
+        (2, "3 wait b", ""),
+        (3, "1 release z", "z OK, a YES 2"),
+        (4, "2 release a", "a OK, b YES 3"),
+        (5, "2 wait c", ""),
+    ]);
+    let entry = script.peer.entries().pop().unwrap();
+    script.peer.fake.secret = Some(format!("{POOL}/{entry}"));
+    script.play_ms(&[
+        (6, "1 wait d", ""),
+        (7, "1 report", "[b 3 0 s, until released]"),
+        (8, "2 gone c", ""),
+        (9, "3 release b", "b OK, d YES 4"),
+    ]);
+}
+
+#[test]
 fn run_that_asks_again_gets_the_holding_of_a_lost_answer() {
     let mut script = servers(pool(1, 60));
     // The write is carried out, and its answer is lost with the server.
