@@ -212,6 +212,15 @@ impl Queue {
         }
     }
 
+    /// All waiters leave the queue, until they can join it again.
+    pub(super) fn give_up(&mut self) {
+        let waiting: Vec<_> = self.entries.keys().copied().collect();
+        for ticket in waiting {
+            self.leave(ticket);
+            self.unqueued.insert(ticket);
+        }
+    }
+
     /// The entry has ended with the write of a grant.
     pub(super) fn granted(&mut self, ticket: Ticket) {
         self.forget(ticket);

@@ -46,6 +46,10 @@ const BACKOFF: Duration = Duration::from_millis(250);
 /// left for what else is in the request.
 pub(super) const MAX_RECORD: usize = 512 * 1024;
 
+/// A server that has not been able to read the record for so long lets the waiters of other servers
+/// go first: they wait behind its own. As long as they wait for a dead server by default.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(10);
+
 /// `setData` with this version changes a node of any version, and a check of it proves nothing. Each
 /// change adds 1, and after 2^31 - 1 come negative numbers, of which this is the last.
 const ANY_VERSION: i32 = -1;
@@ -131,6 +135,7 @@ pub(super) struct SharedPool {
     read_at: Option<Moment>,
     /// Why cycles fail, if they do.
     failure: Option<String>,
+    failing_since: Moment,
     events: Events,
 }
 
@@ -165,6 +170,7 @@ impl PoolMachine for SharedPool {
             read_began: Moment::default(),
             read_at: None,
             failure: None,
+            failing_since: Moment::default(),
             events: Events::new(name),
         }
     }
@@ -1009,6 +1015,10 @@ impl SharedPool {
         if self.failure.is_none() {
             let note = format!("cannot grant or release {}: {why}", self.name);
             context.note(Level::Error, note);
+            self.failing_since = context.now;
+        }
+        if !self.is_write_failing && self.failing_since + GIVE_UP_AFTER <= context.now {
+            self.queue.give_up();
         }
         self.failure = Some(why);
         self.is_dirty = true;

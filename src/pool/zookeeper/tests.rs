@@ -552,6 +552,27 @@ fn entry_whose_data_may_not_be_read_is_waited_for_all_the_same() {
 }
 
 #[test]
+fn server_that_cannot_read_the_pool_lets_the_waiters_of_others_go_first() {
+    let mut script = servers(pool(1, 0));
+    script.play_ms(&[
+        (0, "2 get z", "z YES 1"),
+        (1, "1 wait a", ""),
+        (2, "2 wait b", ""),
+    ]);
+    // The first server is older than the others, or has other credentials.
+    script.peer.fake.secret = Some(POOL.into());
+    script.play_ms(&[(3, "1 cut", "")]);
+    for time in 0..44 {
+        script.now = Moment(Duration::from_millis(500 + 250 * time));
+        assert_eq!(script.said_by(0), []);
+    }
+    script.peer.fake.secret = None;
+    script.play(&[(12, "2 release z", "z OK, b YES 2")]);
+    script.play(&[(13, "2 release b", "b OK, a YES 3")]);
+    assert_eq!(script.peer.entries(), [""; 0]);
+}
+
+#[test]
 fn run_that_asks_again_gets_the_holding_of_a_lost_answer() {
     let mut script = servers(pool(1, 60));
     // The write is carried out, and its answer is lost with the server.
