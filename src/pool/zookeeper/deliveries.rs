@@ -100,6 +100,12 @@ impl Deliveries {
             .collect()
     }
 
+    /// Whether no holding of this server is left.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_token.is_empty()
+    }
+
     /// Whether there are any.
     pub(super) fn has_undelivered(&self) -> bool {
         !self.undelivered.is_empty()

@@ -5,6 +5,7 @@ use super::super::{Answer, Backend, Call, Grant, Input, Output, Request, Target,
 use super::ZooKeeper;
 use super::fake::{POOL, server};
 use super::record::Record;
+use super::shared_pool::SharedPool;
 use crate::lock::zookeeper::Fake;
 use crate::moment::Moment;
 use crate::plan;
@@ -38,7 +39,8 @@ enum Event {
         host: usize,
         server: usize,
     },
-    HangUp(usize),
+    /// A client hangs up; `None`: the one that asked last.
+    HangUp(Option<usize>),
     Pass(Duration),
     /// A server does all that is due.
     Drain,
@@ -68,15 +70,25 @@ enum Event {
         server: usize,
         arrives: bool,
     },
-    /// The `expire` of a server changes.
+    /// The `expire` of a server changes, and the hosts that may acquire the pool there: all, or one
+    /// not.
     Configure {
         server: usize,
         expire: u64,
+        without: Option<usize>,
     },
+    /// The member that a server is connected to gets no changes for a while; it is a leader without
+    /// a majority.
+    FallBehind {
+        server: usize,
+        is_cut_off: bool,
+    },
+    /// All members have all changes.
+    Heal,
     /// The next YES does not arrive.
     LoseNext,
-    /// The servers learn which YES did not arrive.
-    Undelivered,
+    /// The servers learn which YES did not arrive, or only of the newest one.
+    Undelivered(bool),
 }
 
 /// A host and a run of it.
@@ -105,8 +117,8 @@ fn event() -> impl Strategy<Value = Event> {
         8 => (call, client(), server()).prop_map(|(call, client, server)| Event::Ask { call, client, server }),
         4 => (client(), server(), by).prop_map(|(client, server, by)| Event::Release { client, server, by }),
         1 => (0..HOSTS.len(), server()).prop_map(|(host, server)| Event::Revoke { host, server }),
-        1 => any::<usize>().prop_map(Event::HangUp),
-        4 => (1..700u64).prop_map(|milliseconds| Event::Pass(Duration::from_millis(milliseconds))),
+        2 => prop_oneof![Just(None), any::<usize>().prop_map(Some)].prop_map(Event::HangUp),
+        4 => prop_oneof![4 => 1..700u64, 1 => 900..2000u64].prop_map(|milliseconds| Event::Pass(Duration::from_millis(milliseconds))),
         30 => Just(Event::Drain),
         20 => (server(), prop::bool::weighted(0.4)).prop_map(|(server, one)| Event::Arrive { server, one }),
         20 => (server(), prop_oneof![1..40usize, Just(usize::MAX), Just(usize::MAX)]).prop_map(|(server, bytes)| Event::Return { server, bytes }),
@@ -114,9 +126,11 @@ fn event() -> impl Strategy<Value = Event> {
         1 => server().prop_map(|server| Event::Expire { server }),
         1 => Just(Event::Bury),
         1 => (server(), any::<bool>()).prop_map(|(server, arrives)| Event::Kill { server, arrives }),
-        1 => (server(), prop_oneof![Just(0), 1..8u64]).prop_map(|(server, expire)| Event::Configure { server, expire }),
-        1 => Just(Event::LoseNext),
-        1 => Just(Event::Undelivered),
+        1 => (server(), prop_oneof![Just(0), 1..8u64], prop_oneof![Just(None), (0..HOSTS.len()).prop_map(Some)]).prop_map(|(server, expire, without)| Event::Configure { server, expire, without }),
+        2 => (server(), prop::bool::weighted(0.4)).prop_map(|(server, is_cut_off)| Event::FallBehind { server, is_cut_off }),
+        1 => Just(Event::Heal),
+        4 => Just(Event::LoseNext),
+        3 => any::<bool>().prop_map(Event::Undelivered),
     ]
 }
 
@@ -132,6 +146,8 @@ struct Wire {
     connection: Option<Connection>,
     sent: Vec<u8>,
     returned: Vec<u8>,
+    /// ZooKeeper has closed the connection.
+    is_closed: bool,
 }
 
 impl Wire {
@@ -141,6 +157,7 @@ impl Wire {
             connection: None,
             sent: Vec::new(),
             returned: Vec::new(),
+            is_closed: false,
         }
     }
 
@@ -168,10 +185,11 @@ impl Wire {
             return;
         };
         let mut fake = self.ensemble.borrow_mut();
-        while let Some(Delivery::Bytes(bytes)) =
-            Peer::<Address>::deliver(&mut *fake, connection, now)
-        {
-            self.returned.extend(bytes);
+        while let Some(delivery) = Peer::<Address>::deliver(&mut *fake, connection, now) {
+            match delivery {
+                Delivery::Bytes(bytes) => self.returned.extend(bytes),
+                Delivery::End(_) => return self.is_closed = true,
+            }
         }
     }
 }
@@ -193,6 +211,7 @@ impl Peer<Target> for Wire {
     fn close(&mut self, _: Connection) {
         self.sent.clear();
         self.returned.clear();
+        self.is_closed = false;
         if let Some(connection) = self.connection.take() {
             Peer::<Address>::close(&mut *self.ensemble.borrow_mut(), connection);
         }
@@ -209,8 +228,11 @@ struct World {
     ensemble: Rc<RefCell<Fake>>,
     permits: u32,
     expire: Option<Duration>,
-    /// The sessions of killed servers.
+    /// The sessions of killed servers, and those of them that have not ended.
+    killed: Vec<i64>,
     dead: Vec<i64>,
+    /// The tokens of all YES.
+    sent: BTreeSet<i64>,
     now: Moment,
     tickets: u64,
     /// Open requests by ticket: the call, the client, the server.
@@ -251,7 +273,9 @@ impl World {
             ensemble: ensemble.clone(),
             permits,
             expire,
+            killed: Vec::new(),
             dead: Vec::new(),
+            sent: BTreeSet::new(),
             now: Moment(Duration::from_millis(300)),
             tickets: 0,
             open: BTreeMap::new(),
@@ -289,6 +313,10 @@ impl World {
                     server,
                     Input::Transport(transport::Event::Received(&returned)),
                 );
+                let wire = &self.sites[server].wire;
+                if wire.is_closed && wire.returned.is_empty() {
+                    self.cut(server, false);
+                }
             }
             Event::Cut { server, arrives } => self.cut(server, arrives),
             Event::Expire { server } => {
@@ -302,17 +330,36 @@ impl World {
                 }
             }
             Event::Kill { server, arrives } => self.kill(server, arrives),
-            Event::Configure { server, expire } => {
+            Event::Configure {
+                server,
+                expire,
+                without,
+            } => {
                 self.expire = (expire > 0).then(|| Duration::from_secs(expire));
-                let pools = vec![plan(self.permits, self.expire)];
-                let now = self.now;
+                let mut plan = plan(self.permits, self.expire);
+                plan.servers = without.map(|without| {
+                    let hosts = HOSTS.iter().filter(|host| **host != HOSTS[without]);
+                    hosts.map(ToString::to_string).collect()
+                });
+                let (pools, now) = (vec![plan], self.now);
                 self.sites[server]
                     .driver
                     .input(now, |server| server.reconfigure(pools, now));
             }
             Event::LoseNext => self.lose_next = true,
-            Event::Undelivered => {
-                for (server, (host, _), token) in std::mem::take(&mut self.lost) {
+            Event::FallBehind { server, is_cut_off } => {
+                if let Some(session) = self.sites[server].driver.machine.session.id() {
+                    self.ensemble.borrow_mut().fall_behind(session, is_cut_off);
+                }
+            }
+            Event::Heal => self.ensemble.borrow_mut().heal(),
+            Event::Undelivered(newest) => {
+                let older = if newest {
+                    self.lost.len().saturating_sub(1)
+                } else {
+                    0
+                };
+                for (server, (host, _), token) in self.lost.split_off(older) {
                     self.tell(
                         server,
                         Input::Undelivered {
@@ -418,13 +465,14 @@ impl World {
     }
 
     /// A client hangs up, but not during a release: it would not know when the holding ended.
-    fn hang_up(&mut self, choice: usize) {
+    fn hang_up(&mut self, choice: Option<usize>) {
         let mut open: Vec<_> = self
             .open
             .iter()
             .map(|(ticket, asked)| (*ticket, *asked))
             .collect();
         open.retain(|(_, (call, ..))| !matches!(call, Call::Release { .. } | Call::Revoke { .. }));
+        let choice = choice.unwrap_or(open.len().saturating_sub(1));
         if let Some((ticket, (call, client, server))) = open.get(choice % open.len().max(1)) {
             self.open.remove(ticket);
             self.gone.insert(*ticket, (*call, *client, *server));
@@ -442,8 +490,9 @@ impl World {
 
     /// All open requests to this server end without an answer.
     fn kill(&mut self, server: usize, arrives: bool) {
-        self.dead
-            .extend(self.sites[server].driver.machine.session.id());
+        let session = self.sites[server].driver.machine.session.id();
+        self.killed.extend(session);
+        self.dead.extend(session);
         self.cut(server, arrives);
         let pools = vec![plan(self.permits, self.expire)];
         self.sites[server].driver = Driver::new(self::server(pools, self.now), self.now);
@@ -501,6 +550,12 @@ impl World {
             (Call::Revoke { .. }, Answer::Revocation { token, .. }) => {
                 _ = self.revoked.entry(token.unwrap()).or_insert(self.tickets);
             }
+            // The config of this server does not allow the host. Holders keep the pool.
+            (call, Answer::Invalid(_)) => assert!(
+                !call.keeps() || !self.believes(client),
+                "{client:?} holds the pool: {:?}",
+                self.beliefs
+            ),
             (Call::Get | Call::Renew { .. }, Answer::Unavailable(_))
             | (Call::Revoke { .. }, Answer::Unavailable(_) | Answer::NotHeld) => {}
             _ => panic!("{call:?} is answered {answer:?}"),
@@ -514,6 +569,7 @@ impl World {
         server: usize,
         Grant { token, expires }: Grant,
     ) {
+        self.sent.insert(token);
         let asked_before = |known: &u64| ticket <= *known;
         assert!(
             self.revoked.get(&token).is_none_or(asked_before),
@@ -597,23 +653,65 @@ impl World {
     fn come_to_an_end(&mut self) {
         self.lose_next = false;
         self.happen(&Event::Bury);
+        self.happen(&Event::Heal);
+        self.happen(&Event::Undelivered(false));
+        (0..8).for_each(|_| self.settle());
+        self.expect_that_each_holder_was_told();
         for round in 0..8 * HOSTS.len() {
             (0..HOSTS.len())
                 .for_each(|host| self.release((host, 0), (host + round) % SERVERS, By::Host));
-            for _ in 0..20 {
-                for server in 0..SERVERS {
-                    self.drain(server);
-                    self.sites[server].wire.arrive(false, self.now);
-                    self.happen(&Event::Return {
-                        server,
-                        bytes: usize::MAX,
-                    });
-                    self.drain(server);
-                }
-            }
-            self.happen(&Event::Pass(Duration::from_millis(300)));
+            self.settle();
         }
         assert_eq!(self.open, BTreeMap::new());
+        self.expect_that_nothing_is_left();
+    }
+
+    /// The servers do all that is to be done, and some time passes.
+    fn settle(&mut self) {
+        for _ in 0..20 {
+            for server in 0..SERVERS {
+                self.drain(server);
+                self.sites[server].wire.arrive(false, self.now);
+                self.happen(&Event::Return {
+                    server,
+                    bytes: usize::MAX,
+                });
+                self.drain(server);
+            }
+        }
+        self.happen(&Event::Pass(Duration::from_millis(300)));
+    }
+
+    /// Of each holding a client was told, unless the server that granted it was killed. One that
+    /// another server has renewed may stay: its client has asked for it again.
+    fn expect_that_each_holder_was_told(&self) {
+        let fake = self.ensemble.borrow();
+        let Some(node) = fake.nodes.get(POOL) else {
+            return;
+        };
+        let record = Record::parse(&node.data).expect("a valid record");
+        for (host, holding) in &record.holders {
+            assert!(
+                self.sent.contains(&holding.token)
+                    || holding.renewal > 0
+                    || self.killed.contains(&holding.by),
+                "no client knows that {host} holds the pool by {}",
+                holding.token
+            );
+        }
+    }
+
+    /// No holding, no entry, and nothing at a server.
+    fn expect_that_nothing_is_left(&self) {
+        let fake = self.ensemble.borrow();
+        assert_eq!(fake.children(POOL), [""; 0]);
+        if let Some(node) = fake.nodes.get(POOL) {
+            let record = Record::parse(&node.data).expect("a valid record");
+            assert_eq!(record.holders, BTreeMap::new());
+        }
+        for site in &self.sites {
+            assert!(site.driver.machine.pools.iter().all(SharedPool::is_at_rest));
+        }
     }
 }
 

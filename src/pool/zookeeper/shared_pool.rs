@@ -241,6 +241,15 @@ impl SharedPool {
         }
     }
 
+    /// Nothing of a client is left here.
+    #[cfg(test)]
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.deliveries.is_empty()
+            && self.waiters.is_empty()
+            && self.operations.is_empty()
+            && self.queue.queued() == 0
+    }
+
     pub(super) fn name(&self) -> &str {
         &self.name
     }
