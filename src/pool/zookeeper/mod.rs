@@ -466,6 +466,9 @@ impl ZooKeeper {
     fn tick(&mut self, now: Moment) {
         self.session.tick(now);
         self.take_events(now);
+        if self.session.wake() <= now {
+            self.session.tick(now); // it has given a silent server up, and tries the next one
+        }
         if let Some(since) = self.down_since
             && now >= since + LOGGED_OUTAGE
             && !std::mem::replace(&mut self.is_outage_logged, true)
