@@ -20,20 +20,20 @@
 //!
 //! # What is answered, and when
 //!
-//! * YES, and OK to a release of something, follow the successful write: `setData`, or a check of
-//!   the version (a transaction that changes nothing and fires no watch). A server without its
-//!   ensemble, or with a leader that has lost its majority, gets no such answer.
-//! * NO and everything else that needs no write follow a read that began after the request had
-//!   arrived, with a check of the node before it: a leader that has lost its majority answers `sync`
-//!   and reads, but not what is sent after a write.
+//! * Each answer follows a successful write: `setData` with the version on which it was decided, or
+//!   a check of that version (a transaction that changes nothing and fires no watch). So the record
+//!   was that one after the request had arrived. A server without its ensemble, or with a leader that
+//!   has lost its majority, gets no such answer; `sync` such a leader answers.
+//! * Whether a client of another server waits, which no version shows, is read after a check of the
+//!   node, before a slot is granted to a client that has not queued.
 //! * Without an answer of ZooKeeper a request fails after [`REQUEST_TIMEOUT`]. Waiters go on waiting.
 //!
 //! # What a renewal costs
 //!
 //! One write of the whole record, and at each other server one event and one read, which its own
 //! ZooKeeper server answers. All requests that arrive during one exchange share the next one. A
-//! renewal that gains less than 1 % of the lease, and a YES to a holder that only asks, are checks:
-//! no other server notices them. Servers read nothing while nothing changes.
+//! renewal that gains less than 1 % of the lease, a YES to a holder that only asks, and NO are
+//! checks: no other server notices them. Servers read nothing while nothing changes.
 //!
 //! # Waiters
 //!
@@ -328,7 +328,11 @@ impl ZooKeeper {
                 SessionEvent::Down(_) => self.down(now),
                 SessionEvent::Expired | SessionEvent::Replaced { .. } => self.session_ended(now),
                 SessionEvent::Refused(code) => self.refused(code, now),
-                SessionEvent::Disowned { .. } | SessionEvent::ClosedSilently => {}
+                // The next server may be behind the last one.
+                SessionEvent::Disowned { .. } => {
+                    self.pools.iter_mut().for_each(SharedPool::read_anew);
+                }
+                SessionEvent::ClosedSilently => {}
             }
         }
     }
@@ -352,7 +356,10 @@ impl ZooKeeper {
 
     fn down(&mut self, now: Moment) {
         self.down_since.get_or_insert(now);
-        self.pools.iter_mut().for_each(SharedPool::disconnected);
+        let (pools, mut context) = self.with_context(now);
+        pools
+            .iter_mut()
+            .for_each(|pool| pool.disconnected(&mut context));
     }
 
     fn session_ended(&mut self, now: Moment) {
@@ -419,6 +426,13 @@ impl ZooKeeper {
             }
             (Request::Data { .. }, Some(entry), Ok(Answer::Data(data, _))) => {
                 pool.entry_read(entry, &data);
+            }
+            (Request::Exists { .. }, None, result) => {
+                let read = result.and_then(|answer| match answer {
+                    Answer::Data(_, stat) => Ok(stat),
+                    _ => Err(Code::MARSHALLING),
+                });
+                pool.stat_read(read, &mut context);
             }
             (Request::Data { .. } | Request::Exists { .. }, Some(entry), Err(Code::NO_NODE)) => {
                 pool.entry_ended(entry);

@@ -1,16 +1,17 @@
 //! One pool of the ZooKeeper backend: its requests, and the cycles in which they are decided. One
 //! cycle runs at a time, and serves all requests since the one before:
 //!
-//! 1. *Read*, with a check of the node before it, so that what follows from the read alone (NO, OK
-//!    to a release of nothing) was true after the request had arrived. A check is a write that
-//!    changes nothing: a leader that has lost its majority answers `sync`, but no write, and nothing
-//!    that is sent after one. Skipped if all that is wanted needs a write, and the record is known:
-//!    its watch has not fired since it was read.
+//! 1. *Read*, unless the record is known: its watch has not fired since it was read. If only the
+//!    number of entries in the queue is in question, `exists` is enough. Before a read that is to be
+//!    newer than a request comes a check of the node. A check is a write that changes nothing: a
+//!    leader that has lost its majority answers `sync`, but no write, and nothing that is sent after
+//!    one.
 //! 2. *Decide*: see [`update`].
-//! 3. *Write*, if anything changes, or if a client is to be told that it holds the pool: `setData`
-//!    with the version that was read, or a check of that version if nothing changes. The entries of
-//!    the waiters that are granted a slot end in the same transaction. A read follows in the same
-//!    packet: it sets the watch again, and if the write has failed it brings what has changed.
+//! 3. *Write*: `setData` with the version that was read, or a check of that version if nothing
+//!    changes. All answers follow a write, so what was decided is true after the requests had
+//!    arrived. The entries of the waiters that are granted a slot end in the same transaction. After
+//!    a change `exists` sets the watch again, in the same packet, and shows whether the record is
+//!    still the one that was written.
 //!
 //! A write whose answer is lost may have been carried out. It cannot be carried out later: a server
 //! forwards requests of a session only as long as the session is its own. So the read after the
@@ -74,14 +75,16 @@ struct Known {
 
 #[derive(Debug)]
 enum Phase {
-    /// The record is being read for these operations. `is_fresh`: what the read shows is as new as
-    /// the operations.
-    Reading {
-        operations: Vec<PoolOperation>,
-        is_fresh: bool,
+    /// The record is being read, or whether it is still the known one. `is_fresh`: what the read
+    /// shows is as new as the requests that had arrived when it was sent.
+    Reading { is_fresh: bool },
+    /// The update is being written.
+    Writing {
+        update: Box<Update>,
+        sent: Moment,
+        /// A read was sent with it.
+        is_followed: bool,
     },
-    /// The update is being written, and the record is read after it.
-    Writing(Box<Update>, Moment),
 }
 
 /// A write whose answer was lost: what it would have written, and when it was sent.
@@ -114,6 +117,8 @@ pub(super) struct SharedPool {
     is_dirty: bool,
     /// The next cycle begins with a read.
     is_read_needed: bool,
+    /// A report was requested after the last read had begun.
+    is_report_wanted: bool,
     /// This session has read the record.
     is_read_in_session: bool,
     /// The node was missing, and is requested.
@@ -157,6 +162,7 @@ impl PoolMachine for SharedPool {
             is_current: false,
             is_dirty: true,
             is_read_needed: true,
+            is_report_wanted: false,
             is_read_in_session: false,
             is_creating: false,
             phase: None,
@@ -290,14 +296,14 @@ impl SharedPool {
 
     /// Reads the record soon.
     pub(super) fn read_for_report(&mut self) {
-        (self.is_dirty, self.is_read_needed) = (true, true);
+        (self.is_read_needed, self.is_report_wanted) = (true, true);
         self.queue.read_for_report();
     }
 
     /// Whether the record was read at `since` or later.
     pub(super) fn is_fresh(&self, since: Moment) -> bool {
         self.read_at.is_some_and(|read_at| read_at >= since)
-            && !self.is_read_needed
+            && !self.is_report_wanted
             && self.queue.is_report_read()
     }
 
@@ -308,28 +314,23 @@ impl SharedPool {
 
     /// All operations, of the running cycle and for the next one.
     fn all_operations(&self) -> impl Iterator<Item = &PoolOperation> {
-        let (reading, writing) = match &self.phase {
-            Some(Phase::Reading { operations, .. }) => (&operations[..], &[][..]),
-            Some(Phase::Writing(update, _)) => (&[][..], &update.outcomes[..]),
-            None => (&[][..], &[][..]),
+        let writing = match &self.phase {
+            Some(Phase::Writing { update, .. }) => &update.outcomes[..],
+            _ => &[],
         };
         let written = writing.iter().map(|(operation, _)| operation);
-        reading.iter().chain(written).chain(&self.operations)
+        written.chain(&self.operations)
     }
 
     fn retain_operations(&mut self, stays: impl Fn(&PoolOperation) -> bool) {
         self.operations.retain(&stays);
-        match &mut self.phase {
-            Some(Phase::Reading { operations, .. }) => operations.retain(&stays),
-            Some(Phase::Writing(update, _)) => {
-                update.outcomes.retain(|(operation, _)| stays(operation));
-            }
-            None => {}
+        if let Some(Phase::Writing { update, .. }) = &mut self.phase {
+            update.outcomes.retain(|(operation, _)| stays(operation));
         }
     }
 
     fn is_being_served(&self, ticket: Ticket) -> bool {
-        matches!(&self.phase, Some(Phase::Writing(update, _)) if update.served.contains(&ticket))
+        matches!(&self.phase, Some(Phase::Writing { update, .. }) if update.served.contains(&ticket))
     }
 
     /// A YES did not arrive. If none about a holding granted here did, it is taken back.
@@ -383,6 +384,7 @@ impl SharedPool {
     /// When the next cycle is to begin, if none is running.
     fn next_cycle(&self) -> Moment {
         let is_wanted = self.is_dirty
+            || self.is_read_needed
             || !self.operations.is_empty()
             || !self.is_current
             || self.deliveries.has_undelivered();
@@ -417,14 +419,14 @@ impl SharedPool {
     /// Begins a cycle, if one is due, and sends what the queue needs.
     pub(super) fn begin(&mut self, context: &mut Context) {
         if self.phase.is_none() && self.next_cycle() <= context.now {
-            let is_direct = self.is_direct(context.now);
             self.is_dirty = false;
-            if is_direct {
-                let operations = std::mem::take(&mut self.operations);
-                self.decide(operations, false, context);
-            } else {
-                self.read(context);
+            if self.is_current && !self.is_read_needed {
+                self.decide(false, context);
             }
+        }
+        let needs_read = self.is_read_needed || !self.is_current;
+        if self.phase.is_none() && needs_read && self.backoff_until <= context.now {
+            self.read(context);
         }
         self.queue.step();
         self.flush(context);
@@ -434,31 +436,6 @@ impl SharedPool {
         for request in self.queue.take_requests() {
             context.session.ask(request, context.now);
         }
-    }
-
-    /// Whether all that is to be decided can be decided by a write, without a read before it.
-    fn is_direct(&self, now: Moment) -> bool {
-        let Some(known) = &self.known else {
-            return false;
-        };
-        let is_held_by = |request: &PendingRequest| {
-            let holding = known.record.holders.get(&request.host);
-            holding.is_some_and(|holding| {
-                let is_meant = match request.call {
-                    Call::Release { token } => holding.matches_release(token, request.run.as_ref()),
-                    _ => holding.belongs_to(request.run.as_ref()) && !holding.revoked,
-                };
-                is_meant && now < self.sightings.end(&request.host, holding)
-            })
-        };
-        self.is_current
-            && !self.is_read_needed
-            && self.lost_write.is_none()
-            && self
-                .operations
-                .iter()
-                .all(|operation| is_held_by(&operation.request))
-            && (self.queue.unqueued().next().is_none() || self.is_full(&known.record, now))
     }
 
     fn is_full(&self, record: &Record, now: Moment) -> bool {
@@ -471,77 +448,97 @@ impl SharedPool {
     }
 
     fn read(&mut self, context: &mut Context) {
-        let operations = std::mem::take(&mut self.operations);
         // A read after a watch has fired is as new as the event, which is enough to grant.
         let is_fresh = self.is_read_needed
-            || !operations.is_empty()
+            || !self.operations.is_empty()
             || self.queue.unqueued().next().is_some()
-            || self.waiters.nested().next().is_some()
             || !self.is_read_in_session
             || self.lost_write.is_some();
         if is_fresh {
             let path = self.path.to_string();
             context.session.ask(Request::Check { path }, context.now);
         }
-        self.send_read(context);
-        self.is_read_needed = false;
-        self.phase = Some(Phase::Reading {
-            operations,
-            is_fresh,
-        });
+        self.send_read(is_fresh, context);
     }
 
-    fn send_read(&mut self, context: &mut Context) {
+    /// Requests the record, or if it is known, whether it is still the same.
+    fn send_read(&mut self, is_fresh: bool, context: &mut Context) {
         (self.read_began, self.newest_read) = (context.now, self.newest);
-        let path = self.path.to_string();
-        context
-            .session
-            .ask(Request::Data { path, watch: true }, context.now);
+        (self.is_read_needed, self.is_report_wanted) = (false, false);
+        let (path, watch) = (self.path.to_string(), true);
+        let request = if self.is_current {
+            Request::Exists { path, watch }
+        } else {
+            Request::Data { path, watch }
+        };
+        context.session.ask(request, context.now);
+        if self.phase.is_none() {
+            self.phase = Some(Phase::Reading { is_fresh });
+        }
     }
 
-    /// The record was read: decides the operations of the cycle.
+    /// The metadata of the node was read: its record is the known one, or is read now.
+    pub(super) fn stat_read(&mut self, result: Result<Stat, Code>, context: &mut Context) {
+        let Some(Phase::Reading { is_fresh }) = self.phase else {
+            return;
+        };
+        if let Ok(stat) = result
+            && let Some(known) = &mut self.known
+            && (known.version, known.created) == (stat.version, stat.czxid)
+        {
+            known.modified = stat.mzxid;
+            known.entries = entries(&stat);
+            self.read_done(is_fresh, context);
+        } else {
+            let (path, watch) = (self.path.to_string(), true);
+            context
+                .session
+                .ask(Request::Data { path, watch }, context.now);
+        }
+    }
+
+    /// The record was read.
     pub(super) fn data_read(
         &mut self,
         result: Result<(Vec<u8>, Stat), Code>,
         context: &mut Context,
     ) {
-        let Some(phase) = self.phase.take() else {
+        let Some(Phase::Reading { is_fresh }) = self.phase else {
             return;
-        };
-        let (operations, is_fresh) = match phase {
-            Phase::Reading {
-                operations,
-                is_fresh,
-            } => (operations, is_fresh),
-            // Its answer comes before that of the read.
-            Phase::Writing(..) => return self.phase = Some(phase),
         };
         let read = match result {
             Ok((data, stat)) => self.absorb(&data, &stat, context),
-            Err(Code::NO_NODE) if !self.is_creating => return self.create(operations, context),
+            Err(Code::NO_NODE) if !self.is_creating => return self.create(context),
             Err(code) => Err(format!("cannot read {}: {code}", self.path)),
         };
+        self.is_creating = false;
         match read {
-            // A write has failed, or a lease was too short: not at once again.
-            Ok(()) if context.now < self.backoff_until => {
-                (self.is_creating, self.is_dirty) = (false, true);
-                self.requeue(operations);
-            }
-            Ok(()) => {
-                self.is_creating = false;
-                self.decide(operations, is_fresh, context);
-            }
+            Ok(()) => self.read_done(is_fresh, context),
             Err(why) => {
-                self.is_creating = false;
-                self.requeue(operations);
+                self.phase = None;
                 self.fail(why, context);
             }
         }
     }
 
+    /// The record is known: decides on it.
+    fn read_done(&mut self, is_fresh: bool, context: &mut Context) {
+        self.phase = None;
+        (self.is_current, self.is_read_in_session) = (true, true);
+        self.read_at = Some(self.read_began);
+        if !self.is_write_failing {
+            self.recovered(context);
+        }
+        if self.backoff_until <= context.now {
+            self.decide(is_fresh, context);
+        } else {
+            self.is_dirty = true; // a write has failed, or a lease was too short: not at once again
+        }
+    }
+
     /// Creates the node, which is missing, and reads it again. What this server knows of the holders
     /// goes into it: another program has deleted the node, but clients may rely on their leases.
-    fn create(&mut self, operations: Vec<PoolOperation>, context: &mut Context) {
+    fn create(&mut self, context: &mut Context) {
         self.is_creating = true;
         let mut record = Record::new(context.seed());
         if let Some(known) = self.record() {
@@ -577,11 +574,9 @@ impl SharedPool {
             flags: flag::PERSISTENT,
         };
         context.session.ask(create, context.now);
-        self.send_read(context);
-        self.phase = Some(Phase::Reading {
-            operations,
-            is_fresh: true,
-        });
+        self.phase = None;
+        self.is_current = false;
+        self.send_read(true, context);
     }
 
     /// The node was created, or not. The read that follows tells what is there.
@@ -659,18 +654,15 @@ impl SharedPool {
             version: stat.version,
             created: stat.czxid,
             modified: stat.mzxid,
-            entries: usize::try_from(stat.num_children).unwrap_or(0),
+            entries: entries(stat),
             is_completed,
         });
-        (self.is_current, self.is_read_in_session) = (true, true);
-        self.read_at = Some(self.read_began);
         Ok(())
     }
 
-    fn decide(&mut self, operations: Vec<PoolOperation>, is_fresh: bool, context: &mut Context) {
-        let Some(known) = &self.known else {
-            return self.requeue(operations);
-        };
+    /// Decides what is to be decided. `is_fresh`: the record has just been read, after a write.
+    fn decide(&mut self, is_fresh: bool, context: &mut Context) {
+        let Some(known) = &self.known else { return };
         let read = self.newest_read.filter(|_| is_fresh);
         let terms = Terms {
             plan: &self.plan,
@@ -685,23 +677,20 @@ impl SharedPool {
             date: context.date(),
             now: context.now,
         };
+        let operations = std::mem::take(&mut self.operations);
         let mut update = Update::new(known.record.clone(), operations, &mut self.waiters, &terms);
-        self.requeue(std::mem::take(&mut update.deferred));
+        self.is_read_needed |= !update.deferred.is_empty();
+        self.operations = std::mem::take(&mut update.deferred);
         for (ticket, host) in std::mem::take(&mut update.parked) {
             self.queue.park(ticket, &host);
         }
         self.flush(context);
         let has_room = !self.is_full(&update.record, context.now);
-        if !update.is_read_only(read) {
+        let is_unread =
+            |ticket: Ticket| has_room && Some(ticket) > read && self.waiters.get(ticket).is_some();
+        self.is_read_needed |= self.queue.unqueued().any(is_unread);
+        if update.is_changed || !update.outcomes.is_empty() {
             self.write(update, context);
-        } else if is_fresh {
-            self.settle(update, None, context);
-            if !self.is_write_failing {
-                self.recovered(context);
-            }
-        } else if !update.outcomes.is_empty() {
-            self.is_read_needed = true;
-            self.retry(update, false);
         }
         self.queue_waiters(has_room, read, context);
     }
@@ -714,9 +703,8 @@ impl SharedPool {
         // Those that this update grants a slot leave with its answers.
         let waiting = self.queue.unqueued();
         let waiting = waiting.filter_map(|ticket| Some((ticket, self.waiters.get(ticket)?.0)));
-        let (mut joining, unread): (Vec<_>, Vec<_>) =
-            waiting.partition(|(ticket, _)| !has_room || Some(*ticket) <= read);
-        self.is_dirty |= !unread.is_empty();
+        let joining = waiting.filter(|(ticket, _)| !has_room || Some(*ticket) <= read);
+        let mut joining: Vec<_> = joining.collect();
         if has_room {
             // A host that holds the pool with another run has no use for an entry.
             let holders = &known.record.holders;
@@ -754,7 +742,7 @@ impl SharedPool {
                 "{path} was changed 2^32 times and cannot be changed any more: delete it once no client holds the pool"
             );
             self.is_write_failing = true;
-            self.retry(update, false);
+            self.retry(update, false, context);
             return self.fail(why, context);
         }
         let data = if update.is_changed {
@@ -768,7 +756,7 @@ impl SharedPool {
                 self.path
             );
             self.is_write_failing = true;
-            self.retry(update, false);
+            self.retry(update, false, context);
             return self.fail(why, context);
         }
         let ends: Vec<_> = update
@@ -798,8 +786,16 @@ impl SharedPool {
                 self.deliveries.granting(host, holding.token);
             }
         }
-        self.send_read(context);
-        self.phase = Some(Phase::Writing(Box::new(update), context.now));
+        // A check fires no watch, so the record is still known after it.
+        let is_followed = update.is_changed || self.is_read_needed;
+        self.phase = Some(Phase::Writing {
+            update: Box::new(update),
+            sent: context.now,
+            is_followed,
+        });
+        if is_followed {
+            self.send_read(true, context);
+        }
     }
 
     /// A write was answered.
@@ -809,14 +805,16 @@ impl SharedPool {
         context: &mut Context,
     ) {
         let (update, sent) = match self.phase.take() {
-            Some(Phase::Writing(update, sent)) => (*update, sent),
+            Some(Phase::Writing {
+                update,
+                sent,
+                is_followed,
+            }) => {
+                self.phase = is_followed.then_some(Phase::Reading { is_fresh: true });
+                (*update, sent)
+            }
             phase => return self.phase = phase,
         };
-        // The read that was sent with the write follows.
-        self.phase = Some(Phase::Reading {
-            operations: Vec::new(),
-            is_fresh: true,
-        });
         match result {
             Ok(request::Answer::Undone { code, operation }) => {
                 if *operation > 0 {
@@ -829,7 +827,7 @@ impl SharedPool {
         }
     }
 
-    /// The write has failed: its operations are decided again, on what the read brings.
+    /// The write has failed: its operations are decided again, on what the next read brings.
     fn not_written(&mut self, update: Update, code: Code, context: &mut Context) {
         for host in &update.granted {
             if let Some(holding) = update.record.holders.get(host) {
@@ -837,23 +835,14 @@ impl SharedPool {
             }
         }
         let served = update.served.clone();
-        self.retry(update, false);
+        self.retry(update, false, context);
         for ticket in served {
             if self.waiters.get(ticket).is_none() {
                 self.queue.leave(ticket);
             }
         }
         if code == Code::BAD_VERSION || code == Code::NO_NODE {
-            let operations = std::mem::take(&mut self.operations);
-            // Requests that arrived after the read was sent are decided with the next one.
-            let (covered, later) = operations
-                .into_iter()
-                .partition(|operation| Some(operation.request.ticket) <= self.newest_read);
-            self.operations = later;
-            self.phase = Some(Phase::Reading {
-                operations: covered,
-                is_fresh: true,
-            });
+            self.is_current = false;
         } else {
             self.is_write_failing = true;
             self.fail(format!("cannot write {}: {code}", self.path), context);
@@ -888,9 +877,11 @@ impl SharedPool {
         for (host, token) in std::mem::take(&mut update.taken_back) {
             self.events.taken_back(&host, token, context);
         }
-        self.is_write_failing = false;
-        self.recovered(context);
-        self.settle(update, Some(sent), context);
+        self.is_write_failing &= !update.is_changed;
+        if !self.is_write_failing {
+            self.recovered(context);
+        }
+        self.settle(update, sent, context);
         self.is_dirty |= self.queue.unqueued().next().is_some();
     }
 
@@ -902,7 +893,7 @@ impl SharedPool {
     }
 
     /// The record is as the update has it: sends its answers. `sent`: when it was written.
-    fn settle(&mut self, update: Update, sent: Option<Moment>, context: &mut Context) {
+    fn settle(&mut self, update: Update, sent: Moment, context: &mut Context) {
         let Update {
             record,
             renewed,
@@ -912,7 +903,7 @@ impl SharedPool {
         let mut too_short = Vec::new();
         for (PoolOperation { request, .. }, outcome) in outcomes {
             if outcome == Outcome::Yes {
-                let since = sent.filter(|_| renewed.contains(&request.host));
+                let since = renewed.contains(&request.host).then_some(sent);
                 if !self.reply_yes(&request, &record, since, context) {
                     too_short.push(request);
                     continue;
@@ -924,7 +915,7 @@ impl SharedPool {
         if !too_short.is_empty() {
             self.backoff_until = context.now + BACKOFF;
             let operations = too_short.into_iter().map(PoolOperation::from).collect();
-            self.requeue(operations);
+            self.requeue(operations, context);
         }
     }
 
@@ -1034,23 +1025,22 @@ impl SharedPool {
         self.backoff_until = context.now + BACKOFF;
     }
 
-    /// Queues operations for the next cycle, before all others.
-    fn requeue(&mut self, mut operations: Vec<PoolOperation>) {
-        operations.retain(|PoolOperation { request, .. }| {
-            let waits = request.call == Call::Wait;
-            if waits {
-                self.queue.add(request.ticket);
-                self.waiters.insert(request.clone());
-                self.is_dirty = true;
+    /// Queues operations for the next cycle, before all others. The config may have changed since
+    /// their requests arrived.
+    fn requeue(&mut self, operations: Vec<PoolOperation>, context: &mut Context) {
+        let later = std::mem::take(&mut self.operations);
+        for operation in operations {
+            if operation.request.call == Call::Wait {
+                self.request(operation.request, context);
+            } else {
+                self.operations.push(operation);
             }
-            !waits
-        });
-        operations.append(&mut self.operations);
-        self.operations = operations;
+        }
+        self.operations.extend(later);
     }
 
     /// The operations of an update that was not written, or may not have been.
-    fn retry(&mut self, update: Update, is_unsure: bool) {
+    fn retry(&mut self, update: Update, is_unsure: bool, context: &mut Context) {
         self.is_dirty = true;
         let operations = update.outcomes.into_iter().map(|(operation, outcome)| {
             let released = match outcome {
@@ -1062,23 +1052,23 @@ impl SharedPool {
                 ..operation
             }
         });
-        self.requeue(operations.collect());
+        self.requeue(operations.collect(), context);
     }
 
     /// The connection is lost. A write that was sent may have been carried out.
-    pub(super) fn disconnected(&mut self) {
+    pub(super) fn disconnected(&mut self, context: &mut Context) {
         (self.is_current, self.is_creating) = (false, false);
         self.queue.disconnected();
         match self.phase.take() {
-            Some(Phase::Reading { operations, .. }) => self.requeue(operations),
-            Some(Phase::Writing(update, sent)) => {
+            Some(Phase::Reading { is_fresh }) => self.is_read_needed |= is_fresh,
+            Some(Phase::Writing { update, sent, .. }) => {
                 let served: Vec<_> = update.served.iter().copied().collect();
                 self.lost_write = Some(LostWrite {
                     record: update.record.clone(),
                     renewed: update.renewed.iter().cloned().collect(),
                     sent,
                 });
-                self.retry(*update, true);
+                self.retry(*update, true, context);
                 for ticket in served {
                     if self.waiters.get(ticket).is_none() {
                         self.queue.leave(ticket);
@@ -1095,6 +1085,11 @@ impl SharedPool {
         self.queue.session_ended();
         self.is_read_in_session = false;
         (self.is_dirty, self.is_read_needed) = (true, true);
+    }
+
+    /// What the next server has may be older than what this one has read.
+    pub(super) fn read_anew(&mut self) {
+        self.is_read_in_session = false;
     }
 
     /// The watch of the record has fired.
@@ -1223,6 +1218,11 @@ impl SharedPool {
             counters: self.events.counters(),
         }
     }
+}
+
+/// How many entries a queue has.
+fn entries(stat: &Stat) -> usize {
+    usize::try_from(stat.num_children).unwrap_or(0)
 }
 
 /// When an operation fails if ZooKeeper does not answer; `None`: never.

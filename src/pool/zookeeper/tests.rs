@@ -464,7 +464,7 @@ fn write_that_is_refused_is_tried_again_four_times_a_second() {
         assert_eq!(script.drain(), "");
     }
     let sent = script.peer.fake.requests - requests;
-    assert!((9..20).contains(&sent), "{sent}");
+    assert!((6..20).contains(&sent), "{sent}");
     script.peer.fake.is_write_protected = false;
     script.play_ms(&[(1300, "1 tick", "a YES 1")]);
 }

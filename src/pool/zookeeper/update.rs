@@ -67,17 +67,6 @@ pub(super) enum Outcome {
     Invalid(InvalidRequest),
 }
 
-impl Outcome {
-    /// Whether only a write may precede it. All others may also follow from a read that began after
-    /// the request had arrived.
-    fn needs_write(self) -> bool {
-        matches!(
-            self,
-            Outcome::Yes | Outcome::Released { .. } | Outcome::Revoked
-        )
-    }
-}
-
 /// What an update depends on, besides the record.
 pub(super) struct Terms<'a> {
     pub(super) plan: &'a plan::Pool,
@@ -192,7 +181,8 @@ pub(super) struct Update {
     pub(super) taken_back: Vec<(Rc<str>, i64)>,
     /// The outcome of each operation.
     pub(super) outcomes: Vec<(PoolOperation, Outcome)>,
-    /// Operations for the next cycle: they need a read that began after they had arrived.
+    /// Operations for the next cycle: only a read that began after they had arrived shows whether a
+    /// client of another server waits.
     pub(super) deferred: Vec<PoolOperation>,
 }
 
@@ -243,15 +233,6 @@ impl Update {
         }
         update.refuse_circular_waits(waiters, terms);
         update
-    }
-
-    /// Whether all outcomes follow from the read alone. `read`: the newest request that had arrived
-    /// when it began.
-    pub(super) fn is_read_only(&self, read: Option<Ticket>) -> bool {
-        let is_read = |(operation, outcome): &(PoolOperation, Outcome)| {
-            !outcome.needs_write() && Some(operation.request.ticket) <= read
-        };
-        !self.is_changed && self.outcomes.iter().all(is_read)
     }
 
     fn resolve(&mut self, request: PendingRequest, outcome: Outcome) {
