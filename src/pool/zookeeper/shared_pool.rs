@@ -932,10 +932,12 @@ impl SharedPool {
         };
         let token = holding.token;
         let written = written.or_else(|| self.sightings.own(&request.host, holding));
-        let Some(written) = written else {
-            return false;
+        let ends = match (holding.lease, written) {
+            (None, _) => Moment::NEVER,
+            (lease, Some(written)) => update::ends(lease, written),
+            (Some(_), None) => return false,
         };
-        let expires = match lease::for_client(update::ends(holding.lease, written), context.now) {
+        let expires = match lease::for_client(ends, context.now) {
             ClientLease::For(left) => Some(left),
             ClientLease::UntilReleased => None,
             ClientLease::TooShort => return false,

@@ -19,6 +19,8 @@ struct Sighting {
     since: Moment,
     /// This server wrote it.
     own: bool,
+    /// This server has granted the holding, or renewed it at least once.
+    has_part: bool,
 }
 
 /// See above.
@@ -48,12 +50,15 @@ impl Sightings {
         let &Holding {
             token, renewal, by, ..
         } = holding;
+        let before = self.by_host.get(host).filter(|seen| seen.token == token);
+        let has_part = own || before.is_some_and(|seen| seen.has_part);
         let sighting = Sighting {
             token,
             renewal,
             by,
             since,
             own,
+            has_part,
         };
         self.by_host.insert(host.clone(), sighting);
     }
@@ -70,6 +75,13 @@ impl Sightings {
             (Some(seen), Some(lease)) => seen.since + lease,
             _ => Moment::NEVER,
         }
+    }
+
+    /// Whether this server has granted this holding, or renewed it at least once. So the server that
+    /// granted it knows that this one may tell its client of it: see
+    /// [`Deliveries`](super::deliveries::Deliveries).
+    pub(super) fn has_part(&self, host: &str, holding: &Holding) -> bool {
+        self.get(host, holding).is_some_and(|seen| seen.has_part)
     }
 
     /// When this server sent the newest renewal, if it wrote it. Only then may it promise anything

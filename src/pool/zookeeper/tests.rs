@@ -187,6 +187,44 @@ fn yes_that_changes_nothing_is_a_check_which_no_other_server_notices() {
 }
 
 #[test]
+fn holder_without_a_lease_may_use_any_server_at_the_cost_of_one_write_each() {
+    let mut script = servers(pool(1, 0));
+    script.play(&[(0, "1 get a", "a YES 1")]);
+    let version = script.peer.fake.nodes[POOL].version;
+    for second in 1..10 {
+        for server in 1..4 {
+            let event = format!("{server} renew a 1");
+            script.play(&[(second, &event, "a YES 1")]);
+        }
+    }
+    assert_eq!(script.peer.fake.nodes[POOL].version, version + 2);
+    // The first server does not take it back although none of its answers arrived.
+    script.play(&[(10, "1 get b", "b NO"), (10, "1 lost a 1", "")]);
+    script.play(&[(11, "2 renew a 1", "a YES 1"), (11, "3 get b", "b NO")]);
+}
+
+#[test]
+fn answers_that_change_nothing_cost_one_check() {
+    let mut script = servers(pool(1, 60));
+    script.play(&[(0, "1 get a", "a YES 1 57 s")]);
+    for (event, answer) in [
+        ("2 get b", "b NO"),
+        ("2 release b", "b OK"),
+        ("1 get a", "a YES 1 57 s"),
+        ("3 renew b 7", "b NO"),
+    ] {
+        let requests = script.peer.fake.requests;
+        script.play(&[(0, event, answer)]);
+        assert_eq!(script.peer.fake.requests - requests, 1, "{event}");
+    }
+    // A change is read by the other servers.
+    script.play(&[(1, "1 tick", "")]);
+    let requests = script.peer.fake.requests;
+    script.play(&[(1, "1 renew a 1", "a YES 1 57 s")]);
+    assert_eq!(script.peer.fake.requests - requests, 2 + 2);
+}
+
+#[test]
 fn without_the_ensemble_requests_fail_within_a_second_and_waiters_wait() {
     let refused = "503 cannot reach ZooKeeper: h1:2181: connection refused";
     let mut script = servers(pool(1, 60));

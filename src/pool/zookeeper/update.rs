@@ -114,7 +114,11 @@ impl Terms<'_> {
     }
 
     /// Whether the holder can be answered YES on the strength of a renewal that this server wrote.
+    /// Without a lease any one is good enough, although other servers have written newer ones.
     fn is_covered(&self, host: &str, holding: &Holding, renews: bool) -> bool {
+        if holding.lease.is_none() {
+            return self.sightings.has_part(host, holding);
+        }
         let Some(written) = self.sightings.own(host, holding) else {
             return false;
         };
