@@ -91,6 +91,12 @@ pub struct PoolEnsemble {
     pub path: String,
 }
 
+impl PoolEnsemble {
+    /// The most bytes of the node of a pool: servers refuse a request over 1 MB (`jute.maxbuffer`),
+    /// of which the half is left for what else is in the request.
+    pub const MAX_RECORD: usize = 512 * 1024;
+}
+
 impl fmt::Display for PoolEnsemble {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let hosts: Vec<_> = self.hosts.iter().map(ToString::to_string).collect();

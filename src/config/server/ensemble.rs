@@ -12,10 +12,7 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 const DEFAULT_HOST: &str = "localhost:2181";
 const DEFAULT_PATH: &str = "/distributex";
 
-/// The most bytes that a pool has in ZooKeeper, half of what a server accepts (`jute.maxbuffer`).
-const MAX_RECORD: usize = 512 * 1024;
-
-/// The most bytes of one holder there: a host of 255 bytes of which each may need an escape, a run
+/// The most bytes of one holder in the node of a pool: a host of 255 bytes of which each may need an escape, a run
 /// of 64, and the other values.
 const MAX_HOLDER: usize = 2 * 255 + 64 + 176;
 
@@ -91,7 +88,7 @@ impl<'a> EnsembleConfig<'a> {
 
 /// Refuses a pool whose holders would not fit into one node.
 pub(super) fn check_pools(pools: &[Pool], lines: &[usize]) -> Result<(), OnLine> {
-    let most = u32::try_from(MAX_RECORD / MAX_HOLDER).unwrap_or(u32::MAX);
+    let most = u32::try_from(PoolEnsemble::MAX_RECORD / MAX_HOLDER).unwrap_or(u32::MAX);
     let mut pools = pools.iter().zip(lines);
     match pools.find(|(pool, _)| pool.permits > most) {
         None => Ok(()),

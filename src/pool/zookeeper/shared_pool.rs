@@ -32,7 +32,7 @@ use super::sightings::Sightings;
 use super::update::{self, Outcome, PoolOperation, Terms, Update};
 use super::{Context, Effect, REQUEST_TIMEOUT};
 use crate::moment::Moment;
-use crate::plan::{self, Level};
+use crate::plan::{self, Level, PoolEnsemble};
 use crate::zookeeper::code::{Code, flag};
 use crate::zookeeper::record::Stat;
 use crate::zookeeper::request::{self, Operation, Request};
@@ -42,10 +42,6 @@ use std::time::Duration;
 
 /// From an error to the next cycle.
 const BACKOFF: Duration = Duration::from_millis(250);
-
-/// The longest record: servers refuse a request over 1 MB (`jute.maxbuffer`), of which the half is
-/// left for what else is in the request.
-pub(super) const MAX_RECORD: usize = 512 * 1024;
 
 /// A server that has not been able to read the record for so long lets the waiters of other servers
 /// go first: they wait behind its own. As long as they wait for a dead server by default.
@@ -750,9 +746,10 @@ impl SharedPool {
         } else {
             Vec::new()
         };
-        if data.len() > MAX_RECORD {
+        let most = PoolEnsemble::MAX_RECORD;
+        if data.len() > most {
             let why = format!(
-                "its holders do not fit into {}, which has {MAX_RECORD} bytes at most: lower \"maxlocks\"",
+                "its holders do not fit into {}, which has {most} bytes at most: lower \"maxlocks\"",
                 self.path
             );
             self.is_write_failing = true;
