@@ -46,16 +46,21 @@
 //! replies, events. Its cycle does not fit: it keeps holders and leases in two keys, of which the
 //! original server writes one, counts tokens in a third, and has to fence off writes that are late.
 
+mod cycle;
 mod deliveries;
 #[cfg(test)]
 mod fake;
 #[cfg(test)]
 mod interleaving_tests;
+mod pending;
 mod queue;
 mod record;
+mod replies;
+mod report;
 mod shared_pool;
 mod sightings;
 mod update;
+mod write;
 
 use super::events::Log;
 use super::invalid_request::{self, InvalidRequest};
