@@ -39,6 +39,11 @@ enum Event {
         host: usize,
         server: usize,
     },
+    /// A client that holds the pool renews its lease.
+    Confirm {
+        choice: usize,
+        server: usize,
+    },
     /// A client hangs up; `None`: the one that asked last.
     HangUp(Option<usize>),
     Pass(Duration),
@@ -117,6 +122,7 @@ fn event() -> impl Strategy<Value = Event> {
         8 => (call, client(), server()).prop_map(|(call, client, server)| Event::Ask { call, client, server }),
         4 => (client(), server(), by).prop_map(|(client, server, by)| Event::Release { client, server, by }),
         1 => (0..HOSTS.len(), server()).prop_map(|(host, server)| Event::Revoke { host, server }),
+        4 => (any::<usize>(), server()).prop_map(|(choice, server)| Event::Confirm { choice, server }),
         2 => prop_oneof![Just(None), any::<usize>().prop_map(Some)].prop_map(Event::HangUp),
         4 => prop_oneof![4 => 1..700u64, 1 => 900..2000u64].prop_map(|milliseconds| Event::Pass(Duration::from_millis(milliseconds))),
         30 => Just(Event::Drain),
@@ -127,7 +133,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => Just(Event::Bury),
         1 => (server(), any::<bool>()).prop_map(|(server, arrives)| Event::Kill { server, arrives }),
         1 => (server(), prop_oneof![Just(0), 1..8u64], prop_oneof![Just(None), (0..HOSTS.len()).prop_map(Some)]).prop_map(|(server, expire, without)| Event::Configure { server, expire, without }),
-        2 => (server(), prop::bool::weighted(0.4)).prop_map(|(server, is_cut_off)| Event::FallBehind { server, is_cut_off }),
+        2 => (server(), any::<bool>()).prop_map(|(server, is_cut_off)| Event::FallBehind { server, is_cut_off }),
         1 => Just(Event::Heal),
         4 => Just(Event::LoseNext),
         3 => any::<bool>().prop_map(Event::Undelivered),
@@ -138,6 +144,8 @@ fn event() -> impl Strategy<Value = Event> {
 struct Site {
     driver: Driver<ZooKeeper>,
     wire: Wire,
+    /// All sessions that the server has had.
+    sessions: BTreeSet<i64>,
 }
 
 /// What is on its way between a server and ZooKeeper.
@@ -229,7 +237,7 @@ struct World {
     permits: u32,
     expire: Option<Duration>,
     /// The sessions of killed servers, and those of them that have not ended.
-    killed: Vec<i64>,
+    killed: BTreeSet<i64>,
     dead: Vec<i64>,
     /// The tokens of all YES.
     sent: BTreeSet<i64>,
@@ -267,13 +275,14 @@ impl World {
         let site = || Site {
             driver: Driver::new(server(pools.clone(), Moment::default()), Moment::default()),
             wire: Wire::new(&ensemble),
+            sessions: BTreeSet::new(),
         };
         World {
             sites: (0..SERVERS).map(|_| site()).collect(),
             ensemble: ensemble.clone(),
             permits,
             expire,
-            killed: Vec::new(),
+            killed: BTreeSet::new(),
             dead: Vec::new(),
             sent: BTreeSet::new(),
             now: Moment(Duration::from_millis(300)),
@@ -300,6 +309,12 @@ impl World {
             Event::Release { client, server, by } => self.release(client, server, by),
             Event::Revoke { host, server } => {
                 self.ask(Call::Revoke { token: None }, (host, 0), server)
+            }
+            Event::Confirm { choice, server } => {
+                let holders: Vec<_> = self.beliefs.keys().copied().collect();
+                if let Some(client) = holders.get(choice % holders.len().max(1)) {
+                    self.ask(Call::Renew { token: None }, *client, server);
+                }
             }
             Event::HangUp(choice) => self.hang_up(choice),
             Event::Pass(time) => self.now = self.now + time,
@@ -375,9 +390,11 @@ impl World {
 
     fn tell(&mut self, server: usize, input: Input) {
         let now = self.now;
-        self.sites[server]
-            .driver
-            .input(now, |server| server.handle(input, now));
+        let Site {
+            driver, sessions, ..
+        } = &mut self.sites[server];
+        driver.input(now, |server| server.handle(input, now));
+        sessions.extend(driver.machine.session.id());
     }
 
     /// A client makes a request, but not while a release of its host is open: it would not know
@@ -481,7 +498,7 @@ impl World {
     }
 
     fn cut(&mut self, server: usize, arrives: bool) {
-        let Site { driver, wire } = &mut self.sites[server];
+        let Site { driver, wire, .. } = &mut self.sites[server];
         if arrives {
             wire.arrive(false, self.now);
         }
@@ -490,9 +507,9 @@ impl World {
 
     /// All open requests to this server end without an answer.
     fn kill(&mut self, server: usize, arrives: bool) {
-        let session = self.sites[server].driver.machine.session.id();
-        self.killed.extend(session);
-        self.dead.extend(session);
+        let site = &mut self.sites[server];
+        self.killed.append(&mut site.sessions);
+        self.dead.extend(site.driver.machine.session.id());
         self.cut(server, arrives);
         let pools = vec![plan(self.permits, self.expire)];
         self.sites[server].driver = Driver::new(self::server(pools, self.now), self.now);
@@ -504,7 +521,7 @@ impl World {
     fn drain(&mut self, server: usize) {
         self.sites[server].driver.jump(self.now);
         loop {
-            let Site { driver, wire } = &mut self.sites[server];
+            let Site { driver, wire, .. } = &mut self.sites[server];
             match driver.next_report(wire) {
                 Some(Output::Answer(Ticket(ticket), answer)) => self.answered(ticket, &answer),
                 Some(Output::Note(..)) => {}
