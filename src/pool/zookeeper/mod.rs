@@ -54,6 +54,7 @@ mod fake;
 mod interleaving_tests;
 mod pending;
 mod queue;
+mod queue_entry;
 mod record;
 mod replies;
 mod report;
