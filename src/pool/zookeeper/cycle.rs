@@ -1,11 +1,12 @@
-//! The cycles in which the requests for a pool are decided. One cycle runs at a time, and serves all requests since the one before:
+//! The cycles in which the requests for a pool are decided. One cycle runs at a time, and serves all
+//! requests since the one before:
 //!
 //! 1. *Read*, unless the record is known: its watch has not fired since it was read. If only the
 //!    number of entries in the queue is in question, `exists` is enough. Before a read that is to be
 //!    newer than a request comes a check of the node. A check is a write that changes nothing: a
 //!    leader that has lost its majority answers `sync`, but no write, and nothing that is sent after
 //!    one.
-//! 2. *Decide*: see [`update`].
+//! 2. *Decide*: see [`update`](super::update).
 //! 3. *Write*: `setData` with the version that was read, or a check of that version if nothing
 //!    changes. All answers follow a write, so what was decided is true after the requests had
 //!    arrived. The entries of the waiters that are granted a slot end in the same transaction. After
@@ -18,9 +19,8 @@
 //! again: a run that was granted the pool by the lost write holds it, and is told YES. If its client
 //! has hung up meanwhile, the holding is taken back.
 
-use super::super::Answer;
-use super::super::Ticket;
 use super::super::events::Log;
+use super::super::{Answer, Ticket};
 use super::Context;
 use super::queue::MAX_ENTRIES;
 use super::queue_entry::QueuedClient;
@@ -47,11 +47,14 @@ pub(super) struct Known {
     pub(super) is_completed: bool,
 }
 
+/// What a cycle waits for.
 #[derive(Debug)]
 pub(super) enum Phase {
     /// The record is being read, or whether it is still the known one. `is_fresh`: what the read
     /// shows is as new as the requests that had arrived when it was sent.
     Reading { is_fresh: bool },
+    /// The node is missing, and is requested with all above it. A read follows.
+    Creating,
     /// The update is being written.
     Writing {
         update: Box<Update>,
@@ -149,15 +152,16 @@ impl SharedPool {
         result: Result<(Vec<u8>, Stat), Code>,
         context: &mut Context,
     ) {
-        let Some(Phase::Reading { is_fresh }) = self.phase else {
-            return;
+        let (is_fresh, is_creating) = match self.phase {
+            Some(Phase::Reading { is_fresh }) => (is_fresh, false),
+            Some(Phase::Creating) => (true, true),
+            _ => return,
         };
         let read = match result {
             Ok((data, stat)) => self.absorb(&data, &stat, context),
-            Err(Code::NO_NODE) if !self.is_creating => return self.create(context),
+            Err(Code::NO_NODE) if !is_creating => return self.create(context),
             Err(code) => Err(format!("cannot read {}: {code}", self.path)),
         };
-        self.is_creating = false;
         match read {
             Ok(()) => self.read_done(is_fresh, context),
             Err(why) => {
@@ -172,9 +176,7 @@ impl SharedPool {
         self.phase = None;
         (self.is_current, self.is_read_in_session) = (true, true);
         self.read_at = Some(self.read_began);
-        if !self.is_write_failing {
-            self.recovered(context);
-        }
+        self.recovered(false, context);
         if self.backoff_until <= context.now {
             self.decide(is_fresh, context);
         } else {
@@ -185,7 +187,6 @@ impl SharedPool {
     /// Creates the node, which is missing, and reads it again. What this server knows of the holders
     /// goes into it: another program has deleted the node, but clients may rely on their leases.
     pub(super) fn create(&mut self, context: &mut Context) {
-        self.is_creating = true;
         let mut record = Record::new(context.seed());
         if let Some(known) = self.record() {
             record = record.or_newer(known);
@@ -220,7 +221,7 @@ impl SharedPool {
             flags: flag::PERSISTENT,
         };
         context.session.ask(create, context.now);
-        self.phase = None;
+        self.phase = Some(Phase::Creating);
         self.is_current = false;
         self.send_read(true, context);
     }

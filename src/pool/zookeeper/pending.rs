@@ -45,7 +45,7 @@ impl SharedPool {
         }
         self.retain_operations(|operation| !is_late(operation));
         let why = match &self.failure {
-            Some(why) => why.clone(),
+            Some(failure) => failure.why.clone(),
             None => context.outage(),
         };
         for ticket in late {

@@ -16,7 +16,7 @@ use super::queue::Queue;
 use super::record::{Holding, Record};
 use super::sightings::Sightings;
 use super::update::{Outcome, PoolOperation};
-use super::write::LostWrite;
+use super::write::{Failure, LostWrite};
 use crate::moment::Moment;
 use crate::plan::{self, Level};
 use crate::zookeeper::code::Code;
@@ -53,16 +53,12 @@ pub(super) struct SharedPool {
     pub(super) is_report_wanted: bool,
     /// This session has read the record.
     pub(super) is_read_in_session: bool,
-    /// The node was missing, and is requested.
-    pub(super) is_creating: bool,
     pub(super) phase: Option<Phase>,
     pub(super) lost_write: Option<LostWrite>,
     /// No cycle begins before.
     pub(super) backoff_until: Moment,
     pub(super) sightings: Sightings,
     pub(super) deliveries: Deliveries,
-    /// The last write has failed, for another reason than a change by another server.
-    pub(super) is_write_failing: bool,
     /// The newest request that has arrived.
     pub(super) newest: Option<Ticket>,
     /// The newest one that had arrived when the last read of a cycle began.
@@ -71,8 +67,7 @@ pub(super) struct SharedPool {
     pub(super) read_began: Moment,
     pub(super) read_at: Option<Moment>,
     /// Why cycles fail, if they do.
-    pub(super) failure: Option<String>,
-    pub(super) failing_since: Moment,
+    pub(super) failure: Option<Failure>,
     pub(super) events: Events,
 }
 
@@ -96,19 +91,16 @@ impl PoolMachine for SharedPool {
             is_read_needed: true,
             is_report_wanted: false,
             is_read_in_session: false,
-            is_creating: false,
             phase: None,
             lost_write: None,
             backoff_until: Moment::default(),
             sightings: Sightings::default(),
             deliveries: Deliveries::default(),
-            is_write_failing: false,
             newest: None,
             newest_read: None,
             read_began: Moment::default(),
             read_at: None,
             failure: None,
-            failing_since: Moment::default(),
             events: Events::new(name),
         }
     }
@@ -228,7 +220,7 @@ impl SharedPool {
 
     /// Why cycles fail, if they do.
     pub(super) fn failure(&self) -> Option<&str> {
-        self.failure.as_deref()
+        self.failure.as_ref().map(|failure| &*failure.why)
     }
 
     /// When something is due without an input.
@@ -304,9 +296,8 @@ impl SharedPool {
                 if code == Code::NO_NODE {
                     (self.is_current, self.is_read_needed) = (false, true);
                 } else {
-                    self.is_write_failing = true;
                     let why = format!("cannot create a node below {}: {code}", self.path);
-                    self.fail(why, context);
+                    self.fail_to_write(why, context);
                 }
             }
         }

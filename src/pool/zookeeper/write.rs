@@ -24,6 +24,15 @@ const GIVE_UP_AFTER: Duration = Duration::from_secs(10);
 /// change adds 1, and after 2^31 - 1 come negative numbers, of which this is the last.
 const ANY_VERSION: i32 = -1;
 
+/// Why cycles fail.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) why: String,
+    pub(super) since: Moment,
+    /// Only a change of the node shows that it is over.
+    pub(super) of_write: bool,
+}
+
 /// A write whose answer was lost: what it would have written, and when it was sent.
 #[derive(Debug)]
 pub(super) struct LostWrite {
@@ -40,9 +49,8 @@ impl SharedPool {
             let why = format!(
                 "{path} was changed 2^32 times and cannot be changed any more: delete it once no client holds the pool"
             );
-            self.is_write_failing = true;
             self.retry(update, false, context);
-            return self.fail(why, context);
+            return self.fail_to_write(why, context);
         }
         let data = if update.is_changed {
             update.record.text()
@@ -55,9 +63,8 @@ impl SharedPool {
                 "its holders do not fit into {}, which has {most} bytes at most: lower \"maxlocks\"",
                 self.path
             );
-            self.is_write_failing = true;
             self.retry(update, false, context);
-            return self.fail(why, context);
+            return self.fail_to_write(why, context);
         }
         let ends: Vec<_> = update
             .served
@@ -144,8 +151,7 @@ impl SharedPool {
         if code == Code::BAD_VERSION || code == Code::NO_NODE {
             self.is_current = false;
         } else {
-            self.is_write_failing = true;
-            self.fail(format!("cannot write {}: {code}", self.path), context);
+            self.fail_to_write(format!("cannot write {}: {code}", self.path), context);
         }
     }
 
@@ -177,16 +183,18 @@ impl SharedPool {
         for (host, token) in std::mem::take(&mut update.taken_back) {
             self.events.taken_back(&host, token, context);
         }
-        self.is_write_failing &= !update.is_changed;
-        if !self.is_write_failing {
-            self.recovered(context);
-        }
+        self.recovered(update.is_changed, context);
         self.settle(update, sent, context);
         self.is_dirty |= self.queue.unqueued().next().is_some();
     }
 
-    pub(super) fn recovered(&mut self, context: &mut Context) {
-        if self.failure.take().is_some() {
+    /// A cycle has succeeded. `writes`: it has changed the node.
+    pub(super) fn recovered(&mut self, writes: bool, context: &mut Context) {
+        if self
+            .failure
+            .take_if(|failure| writes || !failure.of_write)
+            .is_some()
+        {
             let note = format!("{} can be granted and released again", self.name);
             context.note(Level::Warning, note);
         }
@@ -194,25 +202,40 @@ impl SharedPool {
 
     /// The cycle fails.
     pub(super) fn fail(&mut self, why: String, context: &mut Context) {
+        self.fail_by(why, false, context);
+    }
+
+    /// The cycle fails, because nothing can be changed.
+    pub(super) fn fail_to_write(&mut self, why: String, context: &mut Context) {
+        self.fail_by(why, true, context);
+    }
+
+    fn fail_by(&mut self, why: String, of_write: bool, context: &mut Context) {
         if self.failure.is_none() {
             let note = format!("cannot grant or release {}: {why}", self.name);
             context.note(Level::Error, note);
-            self.failing_since = context.now;
         }
-        if !self.is_write_failing && self.failing_since + GIVE_UP_AFTER <= context.now {
+        let before = self.failure.take();
+        let failure = Failure {
+            why,
+            since: before.as_ref().map_or(context.now, |failure| failure.since),
+            of_write: of_write || before.is_some_and(|failure| failure.of_write),
+        };
+        if !failure.of_write && failure.since + GIVE_UP_AFTER <= context.now {
             self.queue.give_up();
         }
-        self.failure = Some(why);
+        self.failure = Some(failure);
         self.is_dirty = true;
         self.backoff_until = context.now + BACKOFF;
     }
 
     /// The connection is lost. A write that was sent may have been carried out.
     pub(super) fn disconnected(&mut self, context: &mut Context) {
-        (self.is_current, self.is_creating) = (false, false);
+        self.is_current = false;
         self.queue.disconnected();
         match self.phase.take() {
             Some(Phase::Reading { is_fresh }) => self.is_read_needed |= is_fresh,
+            Some(Phase::Creating) => self.is_read_needed = true,
             Some(Phase::Writing { update, sent, .. }) => {
                 let served: Vec<_> = update.served.iter().copied().collect();
                 self.lost_write = Some(LostWrite {
