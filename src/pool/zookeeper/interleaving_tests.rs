@@ -308,7 +308,7 @@ impl World {
             } => self.ask(call, client, server),
             Event::Release { client, server, by } => self.release(client, server, by),
             Event::Revoke { host, server } => {
-                self.ask(Call::Revoke { token: None }, (host, 0), server)
+                self.ask(Call::Revoke { token: None }, (host, 0), server);
             }
             Event::Confirm { choice, server } => {
                 let holders: Vec<_> = self.beliefs.keys().copied().collect();
