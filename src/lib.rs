@@ -195,11 +195,18 @@
 //! | `pool::memcached::fake` | a memcached in memory, for unit tests |
 //! | `pool::memcached::interleaving_tests` | two servers, in any order of events |
 //! | `pool::zookeeper` | the backend on ZooKeeper |
-//! | `pool::zookeeper::shared_pool` | one pool: its requests and its cycles |
+//! | `pool::zookeeper::shared_pool` | one pool, and what this server knows of it |
+//! | `pool::zookeeper::cycle` | reads the record, and decides on it |
+//! | `pool::zookeeper::write` | writes the change, and tells failures from lost answers |
+//! | `pool::zookeeper::pending` | requests that are not answered yet, apart from waiters |
+//! | `pool::zookeeper::replies` | the answers |
+//! | `pool::zookeeper::report` | one pool, for status and metrics |
+//! | `pool::zookeeper::deliveries` | grants that no client can know of |
 //! | `pool::zookeeper::update` | computes the change of a record, and the answers |
 //! | `pool::zookeeper::record` | the node of a pool: its holders as JSON |
 //! | `pool::zookeeper::sightings` | since when this server has known each renewal |
 //! | `pool::zookeeper::queue` | the entries of waiters, over all servers |
+//! | `pool::zookeeper::queue_entry` | their names and data |
 //! | `pool::zookeeper::fake` | servers on a ZooKeeper in memory, for unit tests |
 //! | `pool::zookeeper::interleaving_tests` | three servers, in any order of events |
 //!
