@@ -541,7 +541,7 @@ impl Ensemble {
         };
         let Ok(change) = self.servers[leader]
             .prepared
-            .prepare(&Operation::Delete(path.into()), 0)
+            .prepare(&Operation::delete(path), 0)
         else {
             return false;
         };
@@ -797,7 +797,7 @@ impl Ensemble {
             },
             operation::DELETE => Write::Single {
                 xid,
-                operation: Operation::Delete(read::<DeleteRequest>(request).path),
+                operation: Operation::Delete(read(request)),
             },
             operation::SET_DATA => Write::Single {
                 xid,
@@ -918,7 +918,9 @@ impl Ensemble {
         if self.servers[leader].closing.contains(&session) {
             self.called_expired.insert(session);
         }
+        let time = self.time(leader, now);
         let state = &mut self.servers[leader];
+        let zxid = state.next_zxid + 1; // of the transaction
         let refused = match write {
             Write::Open { .. } => None,
             _ if !state.tracker.contains_key(&session) || state.closing.contains(&session) => {
@@ -964,14 +966,9 @@ impl Ensemble {
                 let (changes, err) = match state.prepared.prepare(&operation, session) {
                     Ok(change) => {
                         write_path(change.as_ref(), &mut body);
-                        if let Some(Change::Set { path, .. }) = &change {
+                        if let Some(Change::Set { path, data }) = &change {
                             let node = &state.prepared.nodes[path];
-                            let version = node.version + 1;
-                            let stat = Stat {
-                                version,
-                                ..node.stat()
-                            };
-                            stat.write(&mut body);
+                            node.changed(data, zxid, time).stat().write(&mut body);
                         }
                         (change.into_iter().collect(), Code::OK)
                     }
@@ -980,11 +977,12 @@ impl Ensemble {
                 (changes, Answer::Reply { xid, err, body })
             }
             (None, Write::Multi { xid, operations }) => {
-                let (changes, body) = multi(&state.prepared, &operations, session);
+                let (changes, body) = multi(&state.prepared, &operations, session, zxid, time);
                 if let ([Operation::Create(..), Operation::Delete(entry)], [_, _]) =
                     (&operations[..], &changes[..])
-                    && let Some(first) = overtaken(&state.prepared, entry)
+                    && let Some(first) = overtaken(&state.prepared, &entry.path)
                 {
+                    let entry = &entry.path;
                     self.fault = Some(format!(
                         "{entry} gets the lock before {first}, which waits longer"
                     ));
@@ -1669,8 +1667,9 @@ fn next_operation(request: &mut &[u8]) -> Option<Operation> {
     let MultiHeader { kind, done, .. } = read(request);
     (!done).then(|| match kind {
         operation::CREATE | operation::CREATE_CONTAINER => Operation::Create(kind, read(request)),
-        operation::DELETE => Operation::Delete(read::<DeleteRequest>(request).path),
-        operation::CHECK => Operation::Check(read::<CheckVersionRequest>(request).path),
+        operation::DELETE => Operation::Delete(read(request)),
+        operation::SET_DATA => Operation::Set(read(request)),
+        operation::CHECK => Operation::Check(read(request)),
         other => panic!("the model does not know operation {other} in a multi"),
     })
 }
@@ -1690,7 +1689,13 @@ fn write_path(change: Option<&Change>, body: &mut Vec<u8>) {
 }
 
 /// All operations or none. Returns the changes, and the body of the answer.
-fn multi(tree: &Tree, operations: &[Operation], session: i64) -> (Vec<Change>, Vec<u8>) {
+fn multi(
+    tree: &Tree,
+    operations: &[Operation],
+    session: i64,
+    zxid: i64,
+    time: i64,
+) -> (Vec<Change>, Vec<u8>) {
     let mut body = Vec::new();
     let header = |kind, err| MultiHeader {
         kind,
@@ -1699,13 +1704,17 @@ fn multi(tree: &Tree, operations: &[Operation], session: i64) -> (Vec<Change>, V
     };
     let mut scratch = None;
     let mut changes = Vec::new();
+    let mut stats = Vec::new();
     let mut failed = None;
     for (index, operation) in operations.iter().enumerate() {
         match scratch.as_ref().unwrap_or(tree).prepare(operation, session) {
             Ok(change) => {
                 if let Some(change) = &change {
                     let after = scratch.get_or_insert_with(|| tree.clone());
-                    after.apply(change, 0, 0, &mut Vec::new());
+                    after.apply(change, zxid, time, &mut Vec::new());
+                    if let Change::Set { path, .. } = change {
+                        stats.push(after.nodes[path].stat());
+                    }
                 }
                 changes.push(change);
             }
@@ -1727,9 +1736,13 @@ fn multi(tree: &Tree, operations: &[Operation], session: i64) -> (Vec<Change>, V
         }
         changes.clear();
     } else {
+        let mut stats = stats.iter();
         for (operation, change) in operations.iter().zip(&changes) {
             header(answer_type(operation), 0).write(&mut body);
             write_path(change.as_ref(), &mut body);
+            if let Operation::Set(_) = operation {
+                stats.next().expect("a changed node").write(&mut body);
+            }
             if let Operation::Create(operation::CREATE_CONTAINER, _) = operation
                 && let Some(Change::Create { path, .. }) = change
             {

@@ -3,12 +3,17 @@
 //! Faithful to `PrepRequestProcessor` and `DataTree`: a sequential node gets the number of changes
 //! of the children of its parent, creations and deletions (`parentRecord.stat.getCversion()`); the
 //! end of a session deletes its ephemeral nodes; a multi is done as a whole or not at all, and then
-//! its results are OK before the one that failed and a runtime inconsistency after it. ACLs, quotas
-//! and the versions of deletes and checks are left out: the program uses none of them here.
+//! its results are OK before the one that failed and a runtime inconsistency after it. An expected
+//! version is compared with that of the data as the operations before it in the same multi leave it
+//! (`PrepRequestProcessor.checkAndIncVersion`); −1 is any version; only a change of the data has a
+//! new version, and only it changes mzxid and mtime. The Stat in the answer to a change of data is
+//! the one after it (`FinalRequestProcessor`). ACLs and quotas are left out.
 
 use std::collections::BTreeMap;
 use zk_flock::internals::zookeeper::code::{Code, flag, operation};
-use zk_flock::internals::zookeeper::record::{CreateRequest, SetDataRequest, Stat};
+use zk_flock::internals::zookeeper::record::{
+    CheckVersionRequest, CreateRequest, DeleteRequest, SetDataRequest, Stat,
+};
 
 /// A node.
 #[derive(Clone, Debug)]
@@ -79,9 +84,19 @@ pub fn parent(path: &str) -> &str {
 pub enum Operation {
     /// With its type, because the answer of a container's creation has another one.
     Create(i32, CreateRequest),
-    Delete(String),
+    Delete(DeleteRequest),
     Set(SetDataRequest),
-    Check(String),
+    Check(CheckVersionRequest),
+}
+
+impl Operation {
+    /// Deletes a node, whatever its version.
+    pub fn delete(path: &str) -> Operation {
+        Operation::Delete(DeleteRequest {
+            path: path.into(),
+            version: -1,
+        })
+    }
 }
 
 impl Tree {
@@ -89,24 +104,30 @@ impl Tree {
     pub fn prepare(&self, operation: &Operation, session: i64) -> Result<Option<Change>, Code> {
         match operation {
             Operation::Create(_, create) => self.prepare_create(create, session).map(Some),
-            Operation::Delete(path) => match self.nodes.get(path) {
-                None => Err(Code::NO_NODE),
-                Some(node) if node.children > 0 => Err(Code::NOT_EMPTY),
-                Some(_) => Ok(Some(Change::Delete { path: path.clone() })),
-            },
-            Operation::Set(set) => match self.nodes.get(&set.path) {
-                None => Err(Code::NO_NODE),
-                Some(node) if set.version != -1 && set.version != node.version => {
-                    Err(Code(-103)) // bad version
+            Operation::Delete(DeleteRequest { path, version }) => {
+                if self.with_version(path, *version)?.children > 0 {
+                    return Err(Code::NOT_EMPTY);
                 }
-                Some(_) => Ok(Some(Change::Set {
+                Ok(Some(Change::Delete { path: path.clone() }))
+            }
+            Operation::Set(set) => {
+                self.with_version(&set.path, set.version)?;
+                Ok(Some(Change::Set {
                     path: set.path.clone(),
                     data: set.data.clone(),
-                })),
-            },
-            Operation::Check(path) if self.nodes.contains_key(path) => Ok(None),
-            Operation::Check(_) => Err(Code::NO_NODE),
+                }))
+            }
+            Operation::Check(check) => self.with_version(&check.path, check.version).map(|_| None),
         }
+    }
+
+    /// The node, if it has this version.
+    fn with_version(&self, path: &str, version: i32) -> Result<&Node, Code> {
+        let node = self.nodes.get(path).ok_or(Code::NO_NODE)?;
+        if version != -1 && version != node.version {
+            return Err(Code::BAD_VERSION);
+        }
+        Ok(node)
     }
 
     fn prepare_create(&self, create: &CreateRequest, session: i64) -> Result<Change, Code> {
@@ -160,9 +181,7 @@ impl Tree {
             Change::Delete { path } => self.delete(path, happened),
             Change::Set { path, data } => {
                 if let Some(node) = self.nodes.get_mut(path) {
-                    node.data.clone_from(data);
-                    node.version += 1;
-                    (node.mzxid, node.mtime) = (zxid, time);
+                    node.change(data, zxid, time);
                     happened.push(Happened::Changed(path.clone()));
                 }
             }
@@ -210,6 +229,20 @@ impl Tree {
 }
 
 impl Node {
+    /// The data changes.
+    fn change(&mut self, data: &[u8], zxid: i64, time: i64) {
+        self.data = data.to_vec();
+        self.version += 1;
+        (self.mzxid, self.mtime) = (zxid, time);
+    }
+
+    /// The node as it is when its data has changed.
+    pub fn changed(&self, data: &[u8], zxid: i64, time: i64) -> Node {
+        let mut node = self.clone();
+        node.change(data, zxid, time);
+        node
+    }
+
     /// The record of a reply.
     pub fn stat(&self) -> Stat {
         Stat {
