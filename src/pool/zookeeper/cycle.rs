@@ -357,6 +357,16 @@ impl SharedPool {
         context: &mut Context,
     ) {
         let Some(known) = &self.known else { return };
+        // Older waiters may want an entry first: those of which the list of entries will show that
+        // they have none, and those of a write that may fail.
+        if self.queue.is_unsure() {
+            return; // a cycle follows the list
+        }
+        let is_granting = |ticket| self.waiters.get(ticket).is_none();
+        if self.queue.unqueued().any(is_granting) {
+            self.is_dirty = true;
+            return;
+        }
         // Those that this update grants a slot leave with its answers.
         let waiting = self.queue.unqueued();
         let waiting = waiting.filter_map(|ticket| Some((ticket, self.waiters.get(ticket)?.0)));

@@ -124,6 +124,11 @@ impl Queue {
         self.entries.len() > self.in_order.len()
     }
 
+    /// Whether it is to be read which entries this server has.
+    pub(super) fn is_unsure(&self) -> bool {
+        self.is_unsure
+    }
+
     /// Requests an entry for each of these waiters.
     pub(super) fn join(
         &mut self,
