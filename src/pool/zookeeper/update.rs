@@ -122,6 +122,11 @@ impl Terms<'_> {
         let Some(written) = self.sightings.own(host, holding) else {
             return false;
         };
+        // The clock of a suspended virtual machine may stand, so that a lease seems to be younger
+        // than other servers count it. Its session ends meanwhile.
+        if holding.by != self.session {
+            return false;
+        }
         let longest = longer(holding.lease, self.lease());
         let gain = longest.map(|lease| (self.now + lease).since(ends(holding.lease, written)));
         let is_stale = match (holding.lease, longest) {
@@ -382,7 +387,7 @@ impl Update {
             .parked
             .iter()
             .filter(|(ticket, _)| terms.queue.end(*ticket).is_some());
-        terms.entries > self.leaving + parked.count() || terms.queue.is_joining()
+        terms.entries > self.leaving + parked.count() || terms.queue.joining() > 0
     }
 
     /// Answers waiters that share a holding of their host.
