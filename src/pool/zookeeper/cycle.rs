@@ -33,6 +33,10 @@ use crate::zookeeper::code::{Code, flag};
 use crate::zookeeper::record::Stat;
 use crate::zookeeper::request::Request;
 
+/// The most entries of a pool that are being created at a time. The answers of a session come in
+/// order, so those to the requests for other pools wait for these.
+const MAX_JOINING: usize = 200;
+
 /// A record as it was read or written.
 #[derive(Debug)]
 pub(super) struct Known {
@@ -77,7 +81,9 @@ impl SharedPool {
         if self.phase.is_none() && needs_read && self.backoff_until <= context.now {
             self.read(context);
         }
-        self.queue.step();
+        if self.backoff_until <= context.now {
+            self.queue.step();
+        }
         self.flush(context);
     }
 
@@ -284,7 +290,7 @@ impl SharedPool {
             for host in &lost.renewed {
                 let written = lost.record.holders.get(host);
                 if let (Some(written), Some(found)) = (written, record.holders.get(host))
-                    && written == found
+                    && written.is_renewal(found)
                 {
                     self.sightings.wrote(host, found, lost.sent);
                 }
@@ -362,8 +368,9 @@ impl SharedPool {
         if self.queue.is_unsure() {
             return; // a cycle follows the list
         }
+        let is_writing = matches!(self.phase, Some(Phase::Writing { .. }));
         let is_granting = |ticket| self.waiters.get(ticket).is_none();
-        if self.queue.unqueued().any(is_granting) {
+        if is_writing && self.queue.unqueued().any(is_granting) {
             self.is_dirty = true;
             return;
         }
@@ -385,6 +392,7 @@ impl SharedPool {
         }
         let free = MAX_ENTRIES.saturating_sub(known.entries.max(self.queue.queued()));
         let excess = joining.split_off(free.min(joining.len()));
+        joining.truncate(MAX_JOINING.saturating_sub(self.queue.joining())); // the others follow
         let (waiters, boot) = (&self.waiters, context.boot);
         let joining = joining.into_iter().filter_map(|(ticket, _)| {
             let (host, run, since) = waiters.get_since(ticket)?;

@@ -119,12 +119,13 @@ impl Queue {
         self.entries.len()
     }
 
-    /// Whether some entry is requested that no read has counted yet.
-    pub(super) fn is_joining(&self) -> bool {
-        self.entries.len() > self.in_order.len()
+    /// How many entries are requested that no read has counted yet.
+    pub(super) fn joining(&self) -> usize {
+        self.entries.len().saturating_sub(self.in_order.len())
     }
 
-    /// Whether it is to be read which entries this server has.
+    /// Whether entries of this session may exist that this server does not know of. A list will
+    /// show them.
     pub(super) fn is_unsure(&self) -> bool {
         self.is_unsure
     }

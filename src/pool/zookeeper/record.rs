@@ -52,6 +52,11 @@ impl Holding {
         self.run.is_none() || self.run.as_ref() == run
     }
 
+    /// Whether this is the same renewal of the same holding. It may be revoked since.
+    pub(super) fn is_renewal(&self, other: &Holding) -> bool {
+        (self.token, self.renewal, self.by) == (other.token, other.renewal, other.by)
+    }
+
     /// Whether a release with this token and run means this holding.
     pub(super) fn matches_release(&self, token: Option<i64>, run: Option<&Run>) -> bool {
         match (token, run) {

@@ -273,6 +273,96 @@ fn waiters_join_the_queue_again_when_the_session_has_ended() {
     assert_eq!(script.peer.entries(), [""; 0]);
 }
 
+/// The simulation found it: the younger waiter joined before it was known that the entry of the older
+/// one had not been created.
+#[test]
+fn waiters_of_one_server_keep_their_order_through_an_outage() {
+    with_each_cut(|script, cut| {
+        script.play_ms(&[(0, "2 get z", "z YES 1 57 s")]);
+        for event in [cut, "1 wait a", "1 unreachable", "1 wait b", "1 reachable"] {
+            script.happen(event);
+        }
+        assert_eq!(script.drain(), "", "{cut}");
+        script.play_ms(&[
+            (2000, "1 tick", ""),
+            (3000, "2 release z", "z OK, a YES 2 57 s"),
+            (3001, "1 release a", "a OK, b YES 3 57 s"),
+        ]);
+    });
+}
+
+/// The simulation found it: another server takes the slot that the older waiter was to have, after
+/// the younger one has joined the queue.
+#[test]
+fn waiters_of_one_server_keep_their_order_if_a_grant_fails() {
+    let mut script = servers(pool(2, 0));
+    script.play_ms(&[
+        (0, "2 get z", "z YES 1"),
+        (1, "delay 100", ""),
+        (2, "2 get c", ""),
+        (50, "1 wait a", ""),
+        (51, "1 wait b", ""),
+    ]);
+    assert_eq!(each_millisecond(&mut script, 52..1000), ["c YES 2"]);
+    script.play_ms(&[
+        (1000, "delay 0", ""),
+        (1001, "2 release c", "c OK, a YES 3"),
+        (1002, "1 release a", "a OK, b YES 4"),
+    ]);
+}
+
+/// What is said from this millisecond on.
+fn each_millisecond(script: &mut Script, times: std::ops::Range<u64>) -> Vec<String> {
+    let mut said = Vec::new();
+    for time in times {
+        script.now = Moment(Duration::from_millis(time));
+        said.push(script.drain());
+    }
+    said.retain(|said| !said.is_empty());
+    said
+}
+
+#[test]
+fn many_waiters_join_in_parts() {
+    let mut script = servers(pool(1, 0));
+    script.play_ms(&[(0, "2 get z", "z YES 1"), (1, "delay 100", "")]);
+    for number in 0..500 {
+        script.happen(&format!("1 wait h{number}x"));
+    }
+    let mut most = 0;
+    for time in 2..1500 {
+        let before = script.peer.entries().len();
+        assert!(each_millisecond(&mut script, time..time + 1).is_empty());
+        most = most.max(script.peer.entries().len() - before);
+    }
+    assert_eq!(script.peer.entries().len(), 500);
+    assert!(most <= 200, "{most} at a time");
+}
+
+#[test]
+fn list_that_fails_is_tried_again_four_times_a_second() {
+    let mut script = servers(pool(1, 0));
+    script.peer.fake.closed = Some("/".into());
+    script.play_ms(&[(1, "delete", ""), (1, "1 report", "")]);
+    let requests = script.peer.fake.requests;
+    each_millisecond(&mut script, 2..1000);
+    let sent = script.peer.fake.requests - requests;
+    assert!((6..80).contains(&sent), "{sent}");
+}
+
+/// The clock of a suspended virtual machine may stand, so the age of a renewal is not known.
+#[test]
+fn first_answer_of_a_new_session_renews_the_lease() {
+    let mut script = servers(pool(1, 60));
+    script.play(&[
+        (0, "1 get a", "a YES 1 57 s"),
+        (1, "1 get a", "a YES 1 56 s"),
+        (2, "1 expired", ""),
+        (3, "1 tick", ""),
+        (4, "1 get a", "a YES 1 57 s"),
+    ]);
+}
+
 /// The connection breaks at each point of an exchange, before a request arrives or after it was
 /// carried out.
 fn with_each_cut(run: impl Fn(&mut Script, &str)) {
@@ -482,13 +572,7 @@ fn waiter_is_not_overtaken_by_one_that_comes_while_a_read_is_on_its_way() {
         (2, "2 wait v", ""),
         (3, "1 wait w", ""),
     ]);
-    let mut said = Vec::new();
-    for time in 4..1000 {
-        script.now = Moment(Duration::from_millis(time));
-        said.push(script.drain());
-    }
-    said.retain(|said| !said.is_empty());
-    assert_eq!(said, ["b OK", "v YES 2"]);
+    assert_eq!(each_millisecond(&mut script, 4..1000), ["b OK", "v YES 2"]);
 }
 
 #[test]
@@ -497,10 +581,7 @@ fn write_that_is_refused_is_tried_again_four_times_a_second() {
     script.peer.fake.is_write_protected = true;
     script.play_ms(&[(0, "1 wait a", "")]);
     let requests = script.peer.fake.requests;
-    for time in 1..1000 {
-        script.now = Moment(Duration::from_millis(time));
-        assert_eq!(script.drain(), "");
-    }
+    assert!(each_millisecond(&mut script, 1..1000).is_empty());
     let sent = script.peer.fake.requests - requests;
     assert!((6..20).contains(&sent), "{sent}");
     script.peer.fake.is_write_protected = false;

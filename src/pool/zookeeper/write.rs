@@ -221,7 +221,7 @@ impl SharedPool {
             since: before.as_ref().map_or(context.now, |failure| failure.since),
             of_write: of_write || before.is_some_and(|failure| failure.of_write),
         };
-        if !failure.of_write && failure.since + GIVE_UP_AFTER <= context.now {
+        if !of_write && failure.since + GIVE_UP_AFTER <= context.now {
             self.queue.give_up();
         }
         self.failure = Some(failure);

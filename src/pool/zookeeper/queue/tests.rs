@@ -191,7 +191,7 @@ fn queue_whose_sequence_numbers_are_used_up_takes_no_waiter() {
         let mut queue = queue(&[1]);
         let name = format!("{SESSION:x}.1-{sequence}");
         assert_eq!(queue.created(&name), Err(Ticket(1)), "{name}");
-        assert!(!queue.is_joining());
+        assert_eq!(queue.joining(), 0);
         assert_eq!(sent(&mut queue), [format!("delete /d/one/{name}")]);
     }
 }
