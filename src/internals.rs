@@ -26,8 +26,8 @@ pub mod plan {
     pub use crate::plan::access::Access;
     pub use crate::plan::{
         Acl, Auth, Backend, Cluster, Command, Connection, Every, Exit, ExitCodes, ExitReason,
-        Heartbeat, Host, Level, LoadLimit, Lock, LockServer, Log, Plan, Pool, Server, Sharing,
-        Style,
+        Heartbeat, Host, Level, LoadLimit, Lock, LockServer, Log, Plan, Pool, PoolEnsemble, Server,
+        Sharing, Style,
     };
 }
 

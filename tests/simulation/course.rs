@@ -3,6 +3,7 @@
 
 use crate::random::Random;
 use crate::scenario::{Item, Kind, Scenario, Script, Target, What};
+use crate::world::http::curl::{self, Curl, Errand};
 use crate::world::http::{self, Servers};
 use crate::world::{
     self, Cut, Error, Event, Figures, GUARD_END, Link, Signals, Simulated, World, run_as, with,
@@ -58,6 +59,7 @@ enum Actor {
     ZkFlock(Box<Run<'static, Simulated>>),
     Guard(Box<GuardLoop<'static, Simulated>>),
     Operator(Box<OneShotLoop<Client<Eviction>, Simulated>>),
+    Curl(Box<Curl>),
 }
 
 /// Plays a scenario.
@@ -211,7 +213,36 @@ impl Course {
                 }
                 self.operate(pid);
             }
+            Actor::Curl(script) => {
+                if with(|world| world.ready(pid)).lock.contains(&true) {
+                    run_as(pid, || script.read());
+                }
+                self.script(pid);
+            }
         }
+    }
+
+    fn script(&mut self, pid: i32) {
+        let Some(Actor::Curl(script)) = self.actors.get_mut(&pid) else {
+            return;
+        };
+        if let Some(until) = run_as(pid, || script.turn()) {
+            return with(|world| world.sleep(pid, until));
+        }
+        self.actors.remove(&pid);
+        with(|world| world.curl_ends(pid));
+    }
+
+    fn start_script(&mut self, host: usize, errand: Errand) {
+        let pid = with(|world| world.start_curl(host));
+        let servers = with(|world| match world.scenario.kind {
+            Kind::Pool(pool) => pool.servers,
+            _ => unreachable!("there are lock servers"),
+        });
+        let name = format!("curl{pid}");
+        let script = run_as(pid, || Curl::new(errand, servers, name));
+        self.actors.insert(pid, Actor::Curl(Box::new(script)));
+        self.script(pid);
     }
 
     fn operate(&mut self, pid: i32) {
@@ -327,7 +358,9 @@ impl Course {
         with(|world| {
             if !matches!(what, What::Run { .. }) {
                 world.note(&format!("{what:?}"));
-                *world.figures.faults.entry(name(&what)).or_default() += 1;
+                if !matches!(what, What::Curl { .. }) {
+                    *world.figures.faults.entry(name(&what)).or_default() += 1;
+                }
             }
         });
         if let What::Run {
@@ -340,6 +373,10 @@ impl Course {
         {
             self.items_left -= 1;
             return self.start_run(host.into(), wait, hold, kill_after, script);
+        }
+        if let What::Curl { host, errand } = what {
+            self.items_left -= 1;
+            return self.start_script(host.into(), errand);
         }
         let lasts = match what {
             What::LockServer(fault) => self.servers.begin(index, fault),
@@ -393,6 +430,7 @@ fn name(what: &What) -> &'static str {
         What::StopServer { .. } => "server stopped",
         What::IsolateLeader { .. } => "leader isolated",
         What::Isolate { .. } => "server isolated",
+        What::Lag { .. } => "server lags",
         What::KillAll { .. } => "all servers killed",
         What::Wipe => "servers wiped",
         What::Limit { .. } => "shorter timeout granted",
@@ -418,6 +456,7 @@ fn name(what: &What) -> &'static str {
         What::Suspend { .. } => "host suspended",
         What::Busy { .. } => "host busy",
         What::LockServer(fault) => fault.name(),
+        What::Curl { .. } => "curl",
         What::Signal { .. } => "signal to zk-flock",
         What::SignalCommand { .. } => "signal to the command",
         What::Break { force: true, .. } => "break --force",
@@ -455,7 +494,7 @@ fn begin(world: &mut World, item: usize, what: What) -> Option<u32> {
     let size = world.ensemble.size();
     let server = |server: u8| usize::from(server) % size;
     match what {
-        What::Run { .. } | What::LockServer(_) | What::Break { .. } => None,
+        What::Run { .. } | What::LockServer(_) | What::Break { .. } | What::Curl { .. } => None,
         What::Cut {
             host,
             server: to,
@@ -556,6 +595,14 @@ fn begin(world: &mut World, item: usize, what: What) -> Option<u32> {
         } => {
             world.isolated.insert(item, server(victim));
             world.ensemble.isolate(server(victim), noticed, world.now);
+            Some(lasts)
+        }
+        What::Lag {
+            server: late,
+            by,
+            lasts,
+        } => {
+            world.ensemble.lag(server(late), u64::from(by) * 1000);
             Some(lasts)
         }
         What::KillAll { lasts } => {
@@ -712,6 +759,7 @@ fn over(world: &mut World, item: usize) {
                 world.ensemble.rejoin(server);
             }
         }
+        What::Lag { server, .. } => world.ensemble.lag(usize::from(server) % size, 0),
         What::KillAll { .. } => {
             (0..size).for_each(|server| world.ensemble.start(server, world.now));
         }
@@ -751,6 +799,7 @@ fn bound(scenario: &Scenario) -> u64 {
             own.iter().map(|&part| u64::from(part) * 1000).sum::<u64>() + PER_RUN
         }
         What::Break { wait, .. } => u64::from(wait) * 1000,
+        What::Curl { errand, .. } => curl::longest(errand),
         _ => 0,
     };
     scenario.items.iter().map(of).sum::<u64>() + 4 * timeout + TO_RECOVER

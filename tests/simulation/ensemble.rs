@@ -18,6 +18,9 @@
 //! | A session is resumed by the leader's word: with a follower after a question to it. A wrong one is answered with session 0 and timeout 0. | `Learner.validateSession`, `finishSessionInit` |
 //! | The session belongs to the connection that has resumed it last: requests of others are refused with −118. | `SessionTrackerImpl.checkSession` |
 //! | The timeout is granted by the server of the connection; a resumed session is touched with what was granted last. | `ZooKeeperServer.processConnectRequest`, `touchSession` |
+//! | A multi is one transaction, or none: each operation sees those before it, and a check, a delete or a change of data with another version than the node's undoes all. | `PrepRequestProcessor.pRequest2Txn` |
+//! | A watch fires once, before the answer to the request that fired it, and before any later answer on its connection; it ends with the connection. | `WatchManager.triggerWatch`, `FinalRequestProcessor` |
+//! | A follower that its leader's messages reach late serves reads from before them; what it forwards to the leader (a write, `sync`) is answered after all that came before the answer. | `Learner`, one TCP connection |
 //! | The time of a transaction is that of its leader's clock, in ms; no server corrects it. ctime and mtime of a node are such times. | `PrepRequestProcessor.pRequest2Txn`, `DataTree` |
 //! | Empty containers are deleted once a minute. | `ContainerManager` |
 //! | A server that is killed and started again has its log. A wiped ensemble has nothing, and begins at zxid 0. | |
@@ -227,6 +230,8 @@ struct Server {
     /// Counts lives, so that timers of an earlier one are ignored.
     life: u64,
     ppm: i64,
+    /// How late it hears of its peers.
+    lags: u64,
     /// By how many ms its clock is ahead.
     ahead: i64,
     backlog: Vec<Backlog>,
@@ -261,6 +266,13 @@ pub enum Notice {
     },
     /// Its end is recorded.
     Ended { record: Vec<u8> },
+}
+
+/// The data of a node, and the names and data of its children.
+#[derive(Debug)]
+pub struct PoolState {
+    pub data: Vec<u8>,
+    pub children: Vec<(String, Vec<u8>)>,
 }
 
 /// In the path of each record of a run, and of no other node but their container.
@@ -298,6 +310,10 @@ pub struct Ensemble {
     /// What runs with `--every` have done. The newest transaction that was looked at for it.
     pub notices: Vec<Notice>,
     noticed: i64,
+    /// The node whose states are kept in `pools`.
+    pub pool: Option<&'static str>,
+    /// That node after each transaction that may have changed it or its children.
+    pub pools: Vec<PoolState>,
     /// Sessions that a server resumed for less time than before: by which connection, and when.
     pub shortened: BTreeMap<i64, (ConnId, u64)>,
     /// A promise that is broken inside the servers.
@@ -335,6 +351,7 @@ impl Ensemble {
                 longest_timeout: 20 * tick,
                 life: 0,
                 ppm: i64::try_from(random.below(1001)).expect("small") - 500,
+                lags: 0,
                 ahead: match clocks {
                     0 => 0,
                     most => i64::try_from(random.below(u64::from(most) + 1)).expect("small"),
@@ -371,6 +388,8 @@ impl Ensemble {
             deletions: BTreeMap::new(),
             notices: Vec::new(),
             noticed: 0,
+            pool: None,
+            pools: Vec::new(),
             shortened: BTreeMap::new(),
             fault: None,
         };
@@ -484,6 +503,11 @@ impl Ensemble {
         self.cut
             .retain(|&(from, to)| from != server && to != server);
         self.release_held();
+    }
+
+    /// What this server hears of its peers is late by so much. Their order stays the same.
+    pub fn lag(&mut self, server: ServerId, by: u64) {
+        self.servers[server].lags = by;
     }
 
     /// These servers and the others do not reach each other.
@@ -1113,6 +1137,7 @@ impl Ensemble {
     /// A server applies a committed transaction: watches fire before the answer.
     fn apply(&mut self, server: ServerId, txn: &Txn, now: u64) {
         self.note_deletions(server, txn);
+        let is_first = txn.zxid > self.noticed;
         self.notice(txn);
         let state = &mut self.servers[server];
         let mut happened = Vec::new();
@@ -1120,6 +1145,10 @@ impl Ensemble {
             state.tree.apply(change, txn.zxid, txn.time, &mut happened);
         }
         state.zxid = txn.zxid;
+        if is_first && !happened.is_empty() {
+            let pool = self.pool.and_then(|path| state.tree.pool(path));
+            self.pools.extend(pool);
+        }
         for event in happened {
             self.fire(server, &event);
         }
@@ -1294,6 +1323,7 @@ impl Ensemble {
 
     fn send(&mut self, from: ServerId, to: ServerId, message: Message, now: u64) {
         let latency = self.random.magnitude(PEER_LATENCY.0, PEER_LATENCY.1);
+        let latency = latency + self.servers[to].lags;
         let arrival = self.arrival.entry((from, to)).or_default();
         *arrival = (*arrival).max(now + latency);
         let letter = Letter {

@@ -5,6 +5,7 @@ use crate::course::play;
 use crate::scenario::What::*;
 use crate::scenario::{HOLDER, Item, Kind, Scenario, Script, Target};
 use crate::turns::Turns;
+use crate::world::http::curl::Errand;
 use crate::world::http::scenario::{Backend, Fault, Pool};
 
 fn play_without_violation(scenario: &Scenario) {
@@ -308,7 +309,7 @@ fn nodes_above_a_lock_are_made_again_after_servers_were_wiped() {
 /// An error of the model: a packet that was to be lost was that of its own last look at the servers.
 #[test]
 fn fault_that_met_no_packet_does_not_hit_the_inspection() {
-    let lost = Fault::LoseMemcached {
+    let lost = Fault::LoseInStore {
         server: 0,
         there: false,
         after: 0,
@@ -334,4 +335,90 @@ fn fault_that_met_no_packet_does_not_hit_the_inspection() {
             what: LockServer(lost),
         }],
     });
+}
+
+/// Two servers and a pool that an ensemble of three keeps, with scripts that ask.
+fn shared_pool(seed: u64, tick: u32, timeout: u32, hosts: u8, items: Vec<Item>) -> Scenario {
+    Scenario {
+        seed,
+        kind: Kind::Pool(Pool {
+            slots: 1,
+            expire: 4,
+            backend: Backend::ZooKeeper { timeout },
+            servers: 2,
+            shared_names: false,
+        }),
+        keeper: false,
+        voters: 3,
+        observers: 0,
+        hosts,
+        tick,
+        timeout: 4000,
+        every: None,
+        items,
+    }
+}
+
+fn script(at: u32, host: u8, server: u8, waits: bool, limit: u32, works: u32) -> Item {
+    let errand = Errand {
+        server,
+        waits,
+        limit,
+        attempts: 3,
+        works,
+    };
+    Item {
+        at,
+        what: Curl { host, errand },
+    }
+}
+
+/// The answer to the request for a waiter's entry was lost with the connection. A waiter that came
+/// during the outage had an entry before the list of all entries showed that the older one had none.
+#[test]
+fn waiter_of_an_outage_queues_behind_those_before_it() {
+    let long = Script {
+        runs: 8448,
+        ..BRIEF
+    };
+    let isolated = IsolateLeader {
+        noticed: true,
+        lasts: 2102,
+    };
+    let items = vec![
+        Item {
+            at: 0,
+            what: run(1, u32::MAX, long),
+        },
+        Item {
+            at: 3473,
+            what: isolated,
+        },
+        script(3972, 0, 0, true, 5000, 9),
+        script(5271, 0, 0, true, 0, 5),
+    ];
+    play_without_violation(&shared_pool(11, 500, 8000, 2, items));
+}
+
+/// A write that was to grant the oldest waiter a slot failed, because another server had granted it.
+/// The next waiter had asked for its entry in the same packet.
+#[test]
+fn waiter_whose_grant_fails_queues_before_those_behind_it() {
+    let lag = |server, by| Item {
+        at: 249,
+        what: Lag {
+            server,
+            by,
+            lasts: 4865,
+        },
+    };
+    let items = vec![
+        lag(2, 798),
+        lag(1, 567),
+        script(426, 2, 2, false, 0, 20),
+        script(2164, 0, 1, true, 0, 46),
+        script(2377, 4, 1, true, 5000, 288),
+        script(4116, 1, 0, true, 5000, 338),
+    ];
+    play_without_violation(&shared_pool(66, 100, 1600, 6, items));
 }

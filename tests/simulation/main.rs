@@ -20,6 +20,9 @@
 //! * `--break` says what is true: an evicted command is dead, no newcomer is hit without that being
 //!   said, only the holder that was asked stops, and it ends in time.
 //! * With `--every` each turn has one start: [`turns`].
+//! * What lock servers answer was true at some moment since the request had arrived, and no client
+//!   is granted a pool before another that waited when it asked: [`world::http`]. (Pools that an
+//!   ensemble keeps.)
 //!
 //! # A failing seed
 //!
@@ -48,9 +51,10 @@ use scenario::Scenario;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use world::Error;
 
-/// Seeds that are played each time, with an ensemble and with lock servers.
+/// Seeds that are played each time, with an ensemble, with lock servers and with both.
 const FIXED: std::ops::Range<u64> = 0..200;
 const FIXED_OF_LOCK_SERVERS: std::ops::Range<u64> = 0..60;
+const FIXED_OF_SHARED_POOLS: std::ops::Range<u64> = 0..20;
 
 /// The known errors that need no other build, each with the first seed that is played for it:
 /// shortly before one that shows it, which keeps the test short.
@@ -67,6 +71,7 @@ const KNOWN_ERROR_SEEDS: u64 = 2000;
 /// processor. A change is tested by the fixed seeds; the search for rare faults needs hours.
 const FRESH: Duration = Duration::from_secs(3);
 const FRESH_OF_LOCK_SERVERS: Duration = Duration::from_secs(1);
+const FRESH_OF_SHARED_POOLS: Duration = Duration::from_secs(1);
 
 /// How often a long run says how far it is.
 const REPORT: Duration = Duration::from_mins(5);
@@ -131,6 +136,21 @@ fn fresh_seeds_of_lock_servers_show_no_violation() {
     play_fresh(name, Scenario::of_lock_servers, FRESH_OF_LOCK_SERVERS);
 }
 
+#[test]
+fn fixed_seeds_of_shared_pools_show_no_violation() {
+    let mut total = Total::default();
+    for seed in FIXED_OF_SHARED_POOLS {
+        check(&Scenario::of_shared_pools(seed), &mut total);
+    }
+    total.print("fixed seeds of shared pools");
+}
+
+#[test]
+fn fresh_seeds_of_shared_pools_show_no_violation() {
+    let name = "fresh seeds of shared pools";
+    play_fresh(name, Scenario::of_shared_pools, FRESH_OF_SHARED_POOLS);
+}
+
 /// Three of the known errors; `known_errors/run` plays all.
 #[test]
 fn known_errors_are_found() {
@@ -153,7 +173,12 @@ fn a_seed_makes_one_course() {
     let has_every = |it: &Scenario| it.every.is_some();
     let every = FIXED.map(Scenario::of).find(has_every);
     let every = every.expect("a seed with --every");
-    for scenario in [Scenario::of(5), Scenario::of_lock_servers(5), every] {
+    for scenario in [
+        Scenario::of(5),
+        Scenario::of_lock_servers(5),
+        Scenario::of_shared_pools(5),
+        every,
+    ] {
         let courses = [1, 2].map(|_| play(&scenario, true).trace);
         assert!(courses[0].len() > 100);
         assert_eq!(courses[0], courses[1]);

@@ -14,6 +14,7 @@
 
 use crate::random::Random;
 use crate::turns::Turns;
+use crate::world::http::curl::Errand;
 use crate::world::http::scenario::{Fault, Pool};
 
 /// The kind of lock that all runs want.
@@ -133,6 +134,8 @@ pub enum What {
         noticed: bool,
         lasts: u32,
     },
+    /// What the leader tells this server is late by so much.
+    Lag { server: u8, by: u32, lasts: u32 },
     /// All servers go down at once, and come back with their logs.
     KillAll { lasts: u32 },
     /// All servers lose their data.
@@ -150,6 +153,8 @@ pub enum What {
 
     /// A fault of a lock server.
     LockServer(Fault),
+    /// A script asks a lock server by curl.
+    Curl { host: u8, errand: Errand },
 
     // Hosts and their processes.
     /// STOP, and CONT later.
@@ -601,6 +606,7 @@ impl What {
             | What::KillServer { server, .. }
             | What::StopServer { server, .. }
             | What::Isolate { server, .. }
+            | What::Lag { server, .. }
             | What::Limit { server, .. }
                 if *server == HOLDER =>
             {
@@ -634,11 +640,13 @@ impl What {
             | What::Signal { host, .. }
             | What::SignalCommand { host, .. }
             | What::Break { host, .. }
+            | What::Curl { host, .. }
             | What::LockServer(Fault::LateReply { host, .. }) => host,
             What::KillServer { .. }
             | What::StopServer { .. }
             | What::IsolateLeader { .. }
             | What::Isolate { .. }
+            | What::Lag { .. }
             | What::KillAll { .. }
             | What::Wipe
             | What::Limit { .. }

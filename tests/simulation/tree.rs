@@ -9,6 +9,7 @@
 //! new version, and only it changes mzxid and mtime. The Stat in the answer to a change of data is
 //! the one after it (`FinalRequestProcessor`). ACLs and quotas are left out.
 
+use crate::ensemble::PoolState;
 use std::collections::BTreeMap;
 use zk_flock::internals::zookeeper::code::{Code, flag, operation};
 use zk_flock::internals::zookeeper::record::{
@@ -218,6 +219,20 @@ impl Tree {
             .filter(|name| !name.contains('/'))
             .map(Into::into)
             .collect()
+    }
+
+    /// A node with its children.
+    pub fn pool(&self, path: &str) -> Option<PoolState> {
+        let data = self.nodes.get(path)?.data.clone();
+        let children = self.children(path).into_iter();
+        let children = children.map(|name| {
+            let data = self.nodes[&format!("{path}/{name}")].data.clone();
+            (name, data)
+        });
+        Some(PoolState {
+            data,
+            children: children.collect(),
+        })
     }
 
     /// Containers that have had a child and have none.

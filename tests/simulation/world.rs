@@ -177,6 +177,8 @@ pub enum Role {
     Member,
     /// `--break`.
     Operator,
+    /// A script that asks for a pool by curl.
+    Curl,
 }
 
 #[derive(Debug)]
@@ -445,6 +447,7 @@ impl World {
             figures: Figures::default(),
             scenario,
         };
+        world.ensemble.pool = world.http.as_ref().and_then(http::Http::node);
         for index in 0..world.scenario.items.len() {
             let at = u64::from(world.scenario.items[index].at) * 1000 + 2 * SECOND;
             world.at(at, Event::Item(index));
@@ -499,6 +502,9 @@ impl World {
         }
         for notice in std::mem::take(&mut self.ensemble.notices) {
             self.notice(notice);
+        }
+        for state in std::mem::take(&mut self.ensemble.pools) {
+            self.pool_changed(&state);
         }
         if let Some(fault) = self.ensemble.fault.take() {
             self.violate(fault);
@@ -774,7 +780,7 @@ impl World {
         match (proc.role, signal) {
             (Role::Member, _) => self.signal_member(pid, signal),
             (_, Signal::KILL) => self.dies(pid, Status::Killed(Signal::KILL)),
-            (Role::Guard | Role::Operator, _) => {}
+            (Role::Guard | Role::Operator | Role::Curl, _) => {}
             (Role::ZkFlock, Signal::CONT) => {}
             (Role::ZkFlock, signal) => {
                 proc.signals.push_back(Received {
@@ -874,7 +880,7 @@ impl World {
                     }
                 }
             }
-            Role::ZkFlock | Role::Operator => {}
+            Role::ZkFlock | Role::Operator | Role::Curl => {}
         }
         match self.procs.get_mut(&parent) {
             Some(above) if above.role != Role::Member && above.zombie.is_none() => {
@@ -1022,6 +1028,16 @@ impl World {
             })
     }
 
+    /// The server of the ensemble that has this number in the network: those of lock servers come
+    /// before them. `None`: it is a lock server, or memcached.
+    fn member(&self, server: usize) -> Option<usize> {
+        match &self.http {
+            None => Some(server),
+            Some(http) if http.pool.has_ensemble() => server.checked_sub(http.hosts()),
+            Some(_) => None,
+        }
+    }
+
     fn latency(&mut self, host: usize) -> u64 {
         let slow = self.hosts[host].slow.iter().max().copied();
         let usual = self.random.magnitude(LATENCY.0, LATENCY.1);
@@ -1076,13 +1092,13 @@ impl World {
             return self.after(u64::from(pause) * SECOND, Event::Syn(id, pause * 2));
         }
         let latency = self.latency(host);
-        let result = if self.http.is_some() {
-            self.http_accepts(id)
-        } else if self.ensemble.is_up(server) {
-            self.ensemble.accept(id, server);
-            Ok(())
-        } else {
-            Err("connection refused".to_owned())
+        let result = match self.member(server) {
+            None => self.http_accepts(id),
+            Some(member) if self.ensemble.is_up(member) => {
+                self.ensemble.accept(id, member);
+                Ok(())
+            }
+            Some(_) => Err("connection refused".to_owned()),
         };
         self.after(latency, Event::Connected(id, result));
     }
@@ -1150,16 +1166,11 @@ impl World {
             Some(left) => *left -= 1,
             None => {}
         }
-        if self.http.is_some() {
-            if there {
-                self.reaches_server(id, packet);
-            } else {
-                self.reaches_client(id, packet);
-            }
-        } else if there {
-            self.arrives_at_server(id, packet);
-        } else {
-            self.arrives_at_client(id, packet);
+        match (self.member(server), there) {
+            (None, true) => self.reaches_server(id, packet),
+            (None, false) => self.reaches_client(id, packet),
+            (Some(_), true) => self.arrives_at_server(id, packet),
+            (Some(_), false) => self.arrives_at_client(id, packet),
         }
     }
 
@@ -1385,7 +1396,8 @@ impl World {
 
     /// Whether so many commands may not run at once. Readers may, without a writer.
     fn is_excess(&self, runs: &[usize]) -> bool {
-        runs.len() > self.scenario.kind.slots() && !runs.iter().all(|&run| self.reads(run))
+        runs.len() + self.working() > self.scenario.kind.slots()
+            && !runs.iter().all(|&run| self.reads(run))
     }
 
     /// Never more live commands than slots, and never a writer beside a reader.
@@ -1406,9 +1418,10 @@ impl World {
         }
         // The newest command is never the one that lives too long.
         if self.is_excess(&counted) || counted.len() == live.len() {
+            let scripts = self.working();
             self.violate(format!(
-                "{} commands run at once in {slots} slots: runs {counted:?}",
-                counted.len()
+                "{} commands run at once in {slots} slots: runs {counted:?}, {scripts} scripts",
+                counted.len() + scripts
             ));
         }
     }
@@ -1448,9 +1461,19 @@ impl World {
     pub fn server_of_holder(&self) -> u8 {
         let holds = |run: &&RunState| run.main.is_some();
         let run = self.runs.iter().rev().find(holds).or(self.runs.last());
-        let of = |conn: &&Conn| run.is_some_and(|run| run.zk_flock == conn.pid) && !conn.closed;
-        let server = self.conns.values().find(of).map_or(0, |conn| conn.server);
-        u8::try_from(server).expect("few servers")
+        let mut pid = run.map_or(0, |run| run.zk_flock);
+        let server_of = |pid: i32| {
+            let mut conns = self.conns.values();
+            conns
+                .find(|conn| conn.pid == pid && !conn.closed)
+                .map(|conn| conn.server)
+        };
+        // Of the holder of a pool: the one that its lock server is connected to.
+        if self.http.is_some() {
+            pid = http::pid_of(server_of(pid).unwrap_or(0));
+        }
+        let server = server_of(pid).and_then(|server| self.member(server));
+        u8::try_from(server.unwrap_or(0)).expect("few servers")
     }
 
     /// The servers have lost all sessions and nodes; tokens begin again.
@@ -1692,7 +1715,9 @@ impl World {
             ExitReason::Unreachable => faults && (state.wait != u32::MAX || is_queue || slowed),
             ExitReason::Lost => faults,
             ExitReason::InternalError => state.hurt,
-            ExitReason::Revoked => self.is_asked(state.token),
+            // Before it had started its command.
+            ExitReason::Refused => self.is_revoked(run) && state.token == 0,
+            ExitReason::Revoked => self.is_asked(state.token) || self.is_revoked(run),
             ExitReason::Signalled(_) => state.signalled || state.command_signalled,
             ExitReason::IncompatibleLock => limited,
             _ => false,

@@ -21,8 +21,9 @@ pub struct Listener(pub usize);
 pub struct Signals(pub usize);
 pub struct StateFile(pub usize);
 
-/// The connection of a server to memcached.
+/// The connection of a server to memcached, or to the ensemble, which has chosen its address.
 pub struct ToMemcached {
+    /// That of memcached.
     pub address: Address,
     pub link: Link,
 }
@@ -136,7 +137,7 @@ impl System for Kernel {
 
     fn execute(memcached: &mut ToMemcached, output: Output<Target>) -> Option<Event<'static>> {
         let output = match output {
-            Output::Connect(_) => Output::Connect(memcached.address.clone()),
+            Output::Connect(to) => Output::Connect(to.unwrap_or_else(|| memcached.address.clone())),
             Output::Send(bytes) => Output::Send(bytes),
             Output::ShutdownWrite => Output::ShutdownWrite,
             Output::Close => Output::Close,

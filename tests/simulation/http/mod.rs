@@ -6,7 +6,8 @@
 //! `ServerLoop` with its connections, HTTP sessions and backends, on [`kernel`], which is to the
 //! server what `Simulated` is to a run. Each byte of a request and of a reply passes through the
 //! program's own HTTP. With memcached, one or two servers share a model of it ([`memcached`]), each over
-//! its own connection.
+//! its own connection; with ZooKeeper up to three share the ensemble of [`crate::ensemble`], whose
+//! members come after them in the numbers of the network ([`zookeeper`]).
 //!
 //! # What the model is faithful to
 //!
@@ -31,20 +32,23 @@
 //!
 //! A server's send buffer is never full. No server is at the limit of its connections.
 
+pub mod curl;
 mod kernel;
 mod memcached;
 mod process;
 pub mod scenario;
 mod tcp;
+mod zookeeper;
 
 use super::World;
 use crate::random::Random;
 use memcached::Memcached;
 use process::Server;
-pub use process::{Servers, lock, server_of};
+pub use process::{Servers, lock, pid_of, server_of};
 use scenario::Pool;
 use std::collections::{BTreeMap, BTreeSet};
 use tcp::{End, Watch};
+use zookeeper::History;
 
 use super::{ConnId, SECOND};
 
@@ -84,11 +88,20 @@ pub struct Http {
     late: BTreeMap<usize, u32>,
     /// The newest token that a client was told.
     newest_token: i64,
+    /// What the ensemble has had of the pool.
+    history: History,
+    /// What scripts do that have the pool.
+    works: Vec<curl::Work>,
     /// When servers last forgot their holders, and the newest token of then.
     forgot: Option<(u64, i64)>,
     /// The wall clock of a server was set.
     clock_was_set: bool,
     rest: Rest,
+    /// How often operators have revoked a holding, and the runs.
+    revocations: u64,
+    revoked: BTreeSet<String>,
+    /// Servers that have shown that they are empty.
+    inspected: usize,
 }
 
 /// Whether nothing is left.
@@ -125,6 +138,11 @@ impl Http {
             served: BTreeSet::new(),
             late: BTreeMap::new(),
             newest_token: 0,
+            history: History::default(),
+            works: Vec::new(),
+            revocations: 0,
+            revoked: BTreeSet::new(),
+            inspected: 0,
             forgot: None,
             clock_was_set: false,
             rest: Rest::Busy,
@@ -182,13 +200,50 @@ impl World {
         }
     }
 
+    /// An operator revokes the oldest holding, at this server.
+    fn revoke(&mut self, server: usize) {
+        let Some((host, run)) = self.http().history.oldest_holder() else {
+            return;
+        };
+        if !self.http().servers[server].up {
+            return;
+        }
+        let mut end = End::new(server, self.now);
+        end.inbox.extend(
+            format!(
+                "POST /revoke/?pool=pool&host={host} HTTP/1.1\r\nHost: dx\r\nContent-Length: 0\r\n\
+                 Connection: close\r\n\r\n"
+            )
+            .bytes(),
+        );
+        end.peer_closed = true;
+        self.http().revocations += 1;
+        let id = INSPECTION - 1000 - self.http().revocations;
+        self.http().revoked.extend(run);
+        self.http().ends.insert(id, end);
+        self.http().servers[server].backlog.push_back(id);
+        self.notify_server(server);
+    }
+
+    /// Whether an operator may have revoked the holding of this run.
+    pub(super) fn is_revoked(&self, run: usize) -> bool {
+        let name = format!("run{run}");
+        let mut revoked = self.http.iter().flat_map(|http| &http.revoked);
+        revoked.any(|revoked| *revoked == name)
+    }
+
     /// A server shows its pools to the simulation.
     fn inspected(&mut self, bytes: &[u8]) {
         let text = String::from_utf8_lossy(bytes).into_owned();
         if !text.contains("\"holders\":[],\"waiters\":[]") {
             return self.violate(format!("a server keeps holders or waiters: {text}"));
         }
-        self.http().rest = Rest::Done;
+        let http = self.http();
+        http.inspected += 1;
+        if http.inspected == http.servers.len() {
+            http.rest = Rest::Done;
+            self.check_pool_is_empty();
+        }
     }
 
     /// Something happens to a server or its connections; processes are not touched.
@@ -247,6 +302,8 @@ impl World {
                 && !end.peer_closed
                 && end.error.is_none()
                 && !http.served.contains(&end.run)
+                && !http.history.holds(&end.run)
+                && http.history.asked_before(&end.run, &run)
         });
         if let Some(earlier) = earlier {
             let what = format!(

@@ -3,6 +3,7 @@
 use super::super::{ConnId, Event as WorldEvent, Link, Packet, SECOND, World, run_as, with};
 use super::kernel::{Kernel, Listener, Signals, StateFile, ToMemcached};
 use super::scenario::{Backend, Fault, Pool};
+use super::zookeeper::PATH;
 use super::{Event, Http};
 use crate::random::Random;
 use std::cell::RefCell;
@@ -87,7 +88,8 @@ impl Server {
     }
 }
 
-fn pid_of(server: usize) -> i32 {
+/// The process of a server.
+pub fn pid_of(server: usize) -> i32 {
     FIRST_PID + i32::try_from(server).expect("few servers")
 }
 
@@ -346,7 +348,7 @@ impl World {
                     parse(text).expect("a state that was saved")
                 }))
             }
-            Backend::Memcached => None,
+            Backend::Memcached | Backend::ZooKeeper { .. } => None,
             Backend::Memory => {
                 if process.life > 0 {
                     http.forgot = Some((now, http.newest_token));
@@ -364,6 +366,8 @@ pub struct Servers {
     loops: BTreeMap<usize, Box<ServerLoop<'static, Kernel>>>,
     /// The servers that a fault has ended, to be started again at its end.
     ended: BTreeMap<usize, usize>,
+    /// How many faults have each server read a config that bars all clients.
+    barred: BTreeMap<usize, u32>,
 }
 
 impl Servers {
@@ -387,13 +391,14 @@ impl Servers {
         let (state, real_time, clocks, moment) = with(|world| world.server_starts(server));
         let (pool, tracing) = with(|world| (world.http().pool, world.tracing));
         let plan = plan_of(pool, tracing);
+        let members = with(World::members);
         let parts = Parts::<Kernel> {
-            backend: serve::backend(plan, Vec::new(), state, real_time, || clocks, moment),
+            backend: serve::backend(plan, members, state, real_time, || clocks, moment),
             epoll: (),
             signals: Signals(server),
             listener: Listener(server),
             state_file: plan.state.is_some().then_some(StateFile(server)),
-            memcached: (pool.backend == Backend::Memcached).then(|| ToMemcached {
+            memcached: pool.backend.is_shared().then(|| ToMemcached {
                 address: Address::Tcp(([10, 0, 0, pool.servers + 1], 11211).into()),
                 link: Link::default(),
             }),
@@ -408,9 +413,16 @@ impl Servers {
         let Some(server_loop) = self.loops.get_mut(&server) else {
             return;
         };
+        let is_barred = self.barred.get(&server).is_some_and(|&faults| faults > 0);
         let events = with(|world| world.server_events(server));
         run_as(pid_of(server), || {
-            server_loop.handle_events(events, &mut || Err("no config".into()));
+            server_loop.handle_events(events, &mut || {
+                let mut plan = with(|world| plan_of(world.http().pool, world.tracing)).clone();
+                if is_barred {
+                    plan.pools[0].servers = Some(vec!["nobody".into()]);
+                }
+                Ok(plan)
+            });
         });
         self.turn(server);
     }
@@ -466,6 +478,15 @@ impl Servers {
                 }
                 Some(lasts)
             }
+            Fault::Bar { server, lasts } => {
+                *self.barred.entry(server.into()).or_default() += 1;
+                hang_up(server.into());
+                Some(lasts)
+            }
+            Fault::Revoke { server } => {
+                with(|world| world.revoke(server.into()));
+                None
+            }
             fault => with(|world| world.server_fault(item, fault, true)),
         }
     }
@@ -491,9 +512,23 @@ impl Servers {
                     self.start(server);
                 }
             }
+            Fault::Bar { server, .. } => {
+                *self.barred.entry(server.into()).or_default() -= 1;
+                hang_up(server.into());
+            }
             fault => _ = with(|world| world.server_fault(item, fault, false)),
         }
     }
+}
+
+/// HUP to a server.
+fn hang_up(server: usize) {
+    with(|world| {
+        if world.server(server).up {
+            world.server(server).signals.push_back(Signal::HUP);
+            world.notify_server(server);
+        }
+    });
 }
 
 impl World {
@@ -504,7 +539,7 @@ impl World {
         let server = usize::from(server);
         let host = self.server(server).host;
         match fault {
-            Fault::Kill { .. } | Fault::Term { .. } => {}
+            Fault::Kill { .. } | Fault::Term { .. } | Fault::Bar { .. } | Fault::Revoke { .. } => {}
             Fault::LateReply { host, by } => {
                 if begins {
                     self.http().late.insert(host.into(), by);
@@ -542,22 +577,24 @@ impl World {
                     self.unblock();
                 }
             }
-            Fault::CutMemcached { there, back, .. } => {
+            Fault::CutStore { there, back, .. } => {
                 if begins {
-                    let memcached = self.http().servers.len();
-                    self.cuts.push(super::super::Cut {
-                        item,
-                        host,
-                        server: Some(memcached),
-                        there,
-                        back,
-                    });
+                    self.cut_from_store(item, host, there, back);
                 } else {
                     self.cuts.retain(|cut| cut.item != item);
                     self.unblock();
                 }
             }
-            Fault::LoseMemcached { there, after, .. } => {
+            Fault::Isolate { .. } => {
+                if begins {
+                    self.cut_off(item, server, true, true);
+                    self.cut_from_store(item, host, true, true);
+                } else {
+                    self.cuts.retain(|cut| cut.item != item);
+                    self.unblock();
+                }
+            }
+            Fault::LoseInStore { there, after, .. } => {
                 if begins && there {
                     self.hosts[host].lose_there = Some(after);
                 } else if begins {
@@ -605,6 +642,18 @@ impl World {
         }
     }
 
+    /// Nothing passes from a server's host to what keeps its holders, or back. Its clients' links
+    /// are those of their hosts.
+    fn cut_from_store(&mut self, item: usize, host: usize, there: bool, back: bool) {
+        self.cuts.push(super::super::Cut {
+            item,
+            host,
+            server: None,
+            there,
+            back,
+        });
+    }
+
     /// A host that has lost power does not repeat what it had sent.
     fn forget_sent(&mut self, server: usize) {
         let conns = self.conns.values_mut();
@@ -639,18 +688,26 @@ fn plan_of(pool: Pool, verbose: bool) -> &'static plan::Server {
                 port: 9889,
                 pools: vec![plan::Pool {
                     name: "pool".into(),
-                    expire: Some(Duration::from_secs(pool.expire.into())),
+                    expire: (pool.expire > 0).then(|| Duration::from_secs(pool.expire.into())),
                     permits: pool.slots.into(),
                     servers: None,
                 }],
                 access: plan::Access::default(),
-                backend: if pool.backend == Backend::Memcached {
-                    plan::Backend::Memcache(plan::Host::Tcp {
+                backend: match pool.backend {
+                    Backend::Memory | Backend::File => plan::Backend::Memory,
+                    Backend::Memcached => plan::Backend::Memcache(plan::Host::Tcp {
                         name: "memcached".into(),
                         port: 11211,
-                    })
-                } else {
-                    plan::Backend::Memory
+                    }),
+                    Backend::ZooKeeper { timeout } => {
+                        plan::Backend::ZooKeeper(plan::PoolEnsemble {
+                            hosts: vec![], // `members` has the addresses
+                            timeout: Duration::from_millis(timeout.into()),
+                            auth: None,
+                            acl: plan::Acl::Open,
+                            path: PATH.into(),
+                        })
+                    }
                 },
                 state: matches!(pool.backend, Backend::File).then(|| "state".into()),
                 warnings: vec![],

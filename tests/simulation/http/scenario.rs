@@ -1,5 +1,6 @@
 //! What happens in a simulation of lock servers.
 
+use super::curl::Errand;
 use crate::random::Random;
 use crate::scenario::{EVENTFUL, HOLDER, Item, Kind, Scenario, Target, What};
 
@@ -7,7 +8,7 @@ use crate::scenario::{EVENTFUL, HOLDER, Item, Kind, Scenario, Target, What};
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Pool {
     pub slots: u8,
-    /// The lease, in seconds.
+    /// The lease, in seconds. 0: until it is released.
     pub expire: u8,
     pub backend: Backend,
     pub servers: u8,
@@ -24,9 +25,23 @@ pub enum Backend {
     File,
     /// In a memcached that the servers share.
     Memcached,
+    /// In the ensemble, with sessions that ask for this timeout, in ms.
+    ZooKeeper { timeout: u32 },
+}
+
+impl Backend {
+    /// Whether servers share it.
+    pub fn is_shared(self) -> bool {
+        matches!(self, Backend::Memcached | Backend::ZooKeeper { .. })
+    }
 }
 
 impl Pool {
+    /// Whether an ensemble keeps the holders.
+    pub fn has_ensemble(self) -> bool {
+        matches!(self.backend, Backend::ZooKeeper { .. })
+    }
+
     /// Whether waiters are served in the order of their requests. (At most one run of a host holds
     /// a slot, so the runs of a holder's host are passed over.)
     pub fn is_fifo(self) -> bool {
@@ -58,22 +73,28 @@ pub enum Fault {
     DiskFull { server: u8, lasts: u32 },
     /// Each save takes longer by up to so much.
     SlowDisk { server: u8, by: u32, lasts: u32 },
-    /// Nothing passes from a server to memcached, or back, or either.
-    CutMemcached {
+    /// Nothing passes from a server to memcached or the ensemble, or back, or either.
+    CutStore {
         server: u8,
         there: bool,
         back: bool,
         lasts: u32,
     },
-    /// Only so many of the next packets to memcached arrive, or of its replies; then the connection
-    /// is reset.
-    LoseMemcached { server: u8, there: bool, after: u8 },
+    /// Only so many of the next packets to memcached or the ensemble arrive, or of the replies; then
+    /// the connection is reset.
+    LoseInStore { server: u8, there: bool, after: u8 },
+    /// Its host reaches nothing: no client, and not what keeps its holders.
+    Isolate { server: u8, lasts: u32 },
     /// memcached is stopped, and continued.
     StopMemcached { lasts: u32 },
     /// It is started again, and has forgotten everything.
     RestartMemcached,
     /// It drops the pool's list and leases, perhaps also the number of tokens.
     Evict,
+    /// HUP, with a config in which no client may use the pool, and the usual one again later.
+    Bar { server: u8, lasts: u32 },
+    /// An operator revokes the oldest holding there.
+    Revoke { server: u8 },
     /// The next reply to a host is late by so much.
     LateReply { host: u8, by: u32 },
     /// Its wall clock is set.
@@ -92,8 +113,10 @@ impl Fault {
             | Fault::Cut { server, lasts, .. }
             | Fault::DiskFull { server, lasts }
             | Fault::SlowDisk { server, lasts, .. }
-            | Fault::CutMemcached { server, lasts, .. } => (server, Some(lasts)),
-            Fault::LoseMemcached { server, .. } => (server, None),
+            | Fault::CutStore { server, lasts, .. }
+            | Fault::Bar { server, lasts }
+            | Fault::Isolate { server, lasts } => (server, Some(lasts)),
+            Fault::Revoke { server } | Fault::LoseInStore { server, .. } => (server, None),
             Fault::StopMemcached { lasts } => (0, Some(lasts)),
             Fault::Clock { server, .. } => (server, None),
             Fault::LateReply { .. } | Fault::RestartMemcached | Fault::Evict => (0, None),
@@ -111,16 +134,22 @@ impl Fault {
             Fault::Cut { .. } => "lock server cut off",
             Fault::DiskFull { .. } => "state not saved",
             Fault::SlowDisk { .. } => "slow disk",
-            Fault::CutMemcached { .. } => "memcached cut off",
-            Fault::LoseMemcached { .. } => "commands or replies of memcached lost",
+            Fault::CutStore { .. } => "lock server cut off from its store",
+            Fault::LoseInStore { .. } => "requests to the store or its replies lost",
+            Fault::Isolate { .. } => "lock server isolated",
             Fault::StopMemcached { .. } => "memcached stopped",
             Fault::RestartMemcached => "memcached restarted",
             Fault::Evict => "keys evicted",
+            Fault::Bar { .. } => "HUP",
+            Fault::Revoke { .. } => "revoke",
             Fault::LateReply { .. } => "late reply",
             Fault::Clock { .. } => "wall clock set",
         }
     }
 }
+
+/// Clients, ensemble and lock servers, and how often each is at fault.
+const KINDS_OF_FAULTS: u64 = 5;
 
 impl Scenario {
     /// The scenario of a seed, with lock servers.
@@ -176,6 +205,231 @@ impl Scenario {
         scenario
     }
 
+    /// The scenario of a seed, with lock servers whose pool an ensemble keeps.
+    pub fn of_shared_pools(seed: u64) -> Scenario {
+        let mut random = Random::new(seed, 9);
+        let random = &mut random;
+        let expire = random.one_of(&[4, 6, 10, 20]);
+        let tick: u32 = random.one_of(&[100, 250, 500]);
+        let pool = Pool {
+            slots: random.one_of(&[1, 1, 1, 2, 3]),
+            expire,
+            backend: Backend::ZooKeeper {
+                timeout: random.one_of(&[4, 8, 16]) * tick.max(200),
+            },
+            servers: random.one_of(&[2, 2, 3]),
+            shared_names: random.once_in(4),
+        };
+        let mut scenario = Scenario {
+            seed,
+            kind: Kind::Pool(pool),
+            keeper: false,
+            voters: random.one_of(&[3, 3, 3, 5]),
+            observers: random.one_of(&[0, 0, 0, 1]),
+            hosts: random.one_of(&[2, 3, 4, 6]),
+            tick,
+            timeout: u32::from(expire) * 1000,
+            every: None,
+            items: Vec::new(),
+        };
+        // Scripts alone, so that a pool may have no lease: nothing ends a script that holds it.
+        let scripts = random.once_in(2);
+        if let Kind::Pool(pool) = &mut scenario.kind
+            && scripts
+            && random.once_in(2)
+        {
+            pool.expire = 0;
+            scenario.timeout = random.one_of(&[2000, 5000]);
+        }
+        for _ in 0..random.between(6, 30) {
+            let what = if scripts || random.once_in(8) {
+                scenario.script(random)
+            } else {
+                scenario.run(random)
+            };
+            scenario.add(random, what);
+        }
+        let faults = if random.once_in(8) {
+            0
+        } else {
+            random.magnitude(1, 40)
+        };
+        // Some scenarios have faults of one kind only.
+        let only = random.once_in(2).then(|| random.below(KINDS_OF_FAULTS));
+        for _ in 0..faults {
+            let kind = only.unwrap_or_else(|| random.below(KINDS_OF_FAULTS));
+            let what = match kind {
+                0 => scenario.client_fault(random),
+                1 | 2 => scenario.ensemble_fault(random),
+                _ => What::LockServer(scenario.server_fault(random, scripts)),
+            };
+            scenario.add(random, what);
+        }
+        for _ in 0..random.below(4) {
+            scenario.add_lost_grant(random, pool);
+        }
+        for _ in 0..random.below(3) {
+            scenario.add_crowd(random);
+        }
+        scenario.items.sort_by_key(|item| item.at);
+        scenario
+    }
+
+    /// Scripts ask all servers at one moment, and release at another server than they have asked, while
+    /// servers of the ensemble do not have the same state.
+    fn add_crowd(&mut self, random: &mut Random) {
+        let small = |number| u32::try_from(number).expect("small");
+        let at = small(random.below(EVENTFUL.into()));
+        let lasts = small(random.between(1_000, 5_000));
+        let members = u64::from(self.voters + self.observers);
+        let member = |random: &mut Random| u8::try_from(random.below(members)).expect("small");
+        let faults = match random.below(3) {
+            0 => vec![What::IsolateLeader {
+                noticed: true,
+                lasts,
+            }],
+            1 => vec![What::StopServer {
+                server: member(random),
+                lasts: lasts / 2,
+            }],
+            _ => {
+                let one = |_| What::Lag {
+                    server: member(random),
+                    by: small(random.between(100, 800)),
+                    lasts,
+                };
+                (0..2).map(one).collect()
+            }
+        };
+        self.items
+            .extend(faults.into_iter().map(|what| Item { at, what }));
+        for _ in 0..random.between(3, 10) {
+            let mut what = self.script(random);
+            if let What::Curl { errand, .. } = &mut what {
+                errand.works = small(random.magnitude(5, 800));
+                errand.limit = random.one_of(&[0, 0, 1000, 5000]);
+            }
+            let at = at + small(random.below(u64::from(lasts)));
+            self.items.push(Item { at, what });
+        }
+    }
+
+    /// A server's clients ask another one while it is cut off, and it has lost the answer to a write: it
+    /// does not know whether it has granted what another one tells a client.
+    fn add_lost_grant(&mut self, random: &mut Random, pool: Pool) {
+        let small = |number| u32::try_from(number).expect("small");
+        let at = small(random.below(EVENTFUL.into()));
+        let server = u8::try_from(random.below(pool.servers.into())).expect("small");
+        let lasts = small(random.between(500, 8_000));
+        let from_clients = What::LockServer(Fault::Cut {
+            server,
+            there: true,
+            back: true,
+            lasts,
+        });
+        // The hosts of the servers come after those of the runs.
+        let from_ensemble = What::CutAfter {
+            host: self.hosts + server,
+            packets: u8::try_from(random.below(8)).expect("small"),
+            lasts,
+        };
+        for what in [from_clients, from_ensemble] {
+            self.items.push(Item { at, what });
+        }
+    }
+
+    /// A fault of the ensemble that keeps a pool, about as long as its sessions and requests.
+    fn ensemble_fault(&self, random: &mut Random) -> What {
+        let members = u64::from(self.voters + self.observers);
+        let server = u8::try_from(random.below(members)).expect("small");
+        let server = if random.once_in(2) { server } else { HOLDER };
+        let lasts = if random.once_in(2) {
+            self.lasts(random)
+        } else {
+            u32::try_from(random.between(300, 3000)).expect("small")
+        };
+        let noticed = random.once_in(2);
+        match random.below(10) {
+            0 | 1 => What::KillServer { server, lasts },
+            2 | 3 => What::StopServer { server, lasts },
+            4..=6 => What::IsolateLeader { noticed, lasts },
+            7 => What::Isolate {
+                server,
+                noticed,
+                lasts,
+            },
+            8 => What::Lag {
+                server,
+                by: u32::try_from(random.magnitude(20, 1000)).expect("small"),
+                lasts,
+            },
+            _ => What::KillAll { lasts },
+        }
+    }
+
+    fn script(&self, random: &mut Random) -> What {
+        let small = |number| u32::try_from(number).expect("small");
+        let limit = if random.once_in(2) {
+            0
+        } else {
+            small(random.magnitude(50, 10_000))
+        };
+        What::Curl {
+            host: self.host(random),
+            errand: Errand {
+                server: u8::try_from(random.below(3)).expect("small"),
+                waits: random.once_in(2),
+                limit,
+                attempts: random.one_of(&[1, 2, 3]),
+                works: small(random.magnitude(5, 6_000)),
+            },
+        }
+    }
+
+    /// A fault of a lock server or of its link to the ensemble. A server that has granted a pool
+    /// without a lease must live to take that back if its client has gone. Only scripts may be barred:
+    /// a run says so and ends.
+    fn server_fault(&self, random: &mut Random, scripts: bool) -> Fault {
+        let Kind::Pool(pool) = self.kind else {
+            unreachable!("there are lock servers");
+        };
+        let server = u8::try_from(random.below(pool.servers.into())).expect("small");
+        let lasts = self.lasts(random);
+        let (there, back) = random.one_of(&[(true, true), (true, false), (false, true)]);
+        let first = if pool.expire == 0 { 4 } else { 0 };
+        match random.between(first, 18) {
+            0 | 1 => Fault::Kill { server, lasts },
+            2 => Fault::PowerCut { server, lasts },
+            3 => Fault::Term { server, lasts },
+            4 => Fault::Stop { server, lasts },
+            5 => Fault::Suspend { server, lasts },
+            6 => Fault::Cut {
+                server,
+                there,
+                back,
+                lasts,
+            },
+            7 | 8 => Fault::Isolate { server, lasts },
+            9 | 10 => Fault::CutStore {
+                server,
+                there,
+                back,
+                lasts,
+            },
+            11 | 12 if scripts => Fault::Bar { server, lasts },
+            11 | 12 => Fault::Revoke { server },
+            13..=16 => Fault::LoseInStore {
+                server,
+                there: random.once_in(3),
+                after: u8::try_from(random.below(8)).expect("small"),
+            },
+            _ => Fault::Clock {
+                server,
+                by: random.one_of(&[-3_600_000, -5_000, 5_000, 3_600_000]),
+            },
+        }
+    }
+
     /// Replies to the holder are late, and then it is cut off for longer than its lease: the lease
     /// must count from the request.
     fn add_late_reply(&mut self, random: &mut Random) {
@@ -216,13 +470,13 @@ impl Scenario {
         if pool.backend == Backend::Memcached && random.once_in(2) {
             let after = u8::try_from(random.below(8)).expect("small");
             return match random.below(12) {
-                0..=2 => Fault::CutMemcached {
+                0..=2 => Fault::CutStore {
                     server,
                     there,
                     back,
                     lasts,
                 },
-                3..=8 => Fault::LoseMemcached {
+                3..=8 => Fault::LoseInStore {
                     server,
                     there: random.once_in(2),
                     after,

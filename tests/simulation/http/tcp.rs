@@ -1,6 +1,7 @@
 //! The connections of clients as the kernel of the server's host has them.
 
 use super::super::{Conn, ConnId, Event as WorldEvent, Packet, SECOND, World};
+use super::zookeeper::Asked;
 use super::{Event, INSPECTION};
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
@@ -36,6 +37,8 @@ pub struct End {
     /// The place of the client's request to wait, and its run.
     pub place: Option<u64>,
     pub run: String,
+    /// The request that is to be answered, if an ensemble keeps the holders.
+    pub asked: Option<Asked>,
 }
 
 /// What the epoll reports of a connection.
@@ -65,6 +68,7 @@ impl End {
             watch: None,
             place: None,
             run: String::new(),
+            asked: None,
         }
     }
 
@@ -131,8 +135,10 @@ impl World {
 
     /// A packet arrives at a client's host.
     pub(in super::super) fn reaches_client(&mut self, id: ConnId, packet: Packet) {
+        // What reaches a closed socket is not acknowledged.
+        let is_open = self.conns.get(&id).is_some_and(|conn| !conn.closed);
         let delivered = match (&packet, self.http().ends.get_mut(&id)) {
-            (Packet::Data(bytes), Some(end)) => {
+            (Packet::Data(bytes), Some(end)) if is_open => {
                 end.delivered += bytes.len() as u64;
                 end.delivered
             }
@@ -222,6 +228,10 @@ impl World {
     /// `TCP_USER_TIMEOUT`.
     pub(super) fn ack_due(&mut self, id: ConnId, bytes: u64) {
         if self.end(id).is_some_and(|end| end.acked < bytes) {
+            // What a cut holds back is not sent again.
+            if let Some(conn) = self.conns.get_mut(&id) {
+                conn.blocked[1].clear();
+            }
             self.http_gone(id, ErrorKind::TimedOut);
         }
     }
@@ -302,12 +312,23 @@ impl World {
             (end.place, end.run) = (Some(place), run.chars().take_while(is_id).collect());
             self.http().next_place += 1;
         }
+        if self.http().pool.has_ensemble()
+            && let Some(asked) = Asked::read(&into[..length], self.now)
+        {
+            self.request_read(&asked);
+            self.end(id).expect("an end").asked = Some(asked);
+        }
         Ok(length)
     }
 
     pub(super) fn send_to_client(&mut self, id: ConnId, bytes: &[u8]) -> io::Result<usize> {
         if id > INSPECTION - 100 {
             self.inspected(bytes);
+        }
+        if let Some(mut end) = self.http().ends.remove(&id) {
+            self.check_answer(&end, bytes);
+            end.asked = None;
+            self.http().ends.insert(id, end);
         }
         if bytes.ends_with(b"\r\n\r\nYES") {
             self.check_order(id);
