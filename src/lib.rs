@@ -63,7 +63,7 @@
 //! | `serve::access_log` | the line about a request and its reply |
 //! | `serve::api` | what requests mean, and the bodies of replies |
 //! | `serve::denials` | how many denied requests are logged |
-//! | `serve::memcached` | the connection to memcached |
+//! | `serve::store` | the connection to memcached or ZooKeeper |
 //! | `serve::page_cache` | pages that are sent again |
 //! | `serve::system` | the seam between the server and the kernel |
 //! | `serve::state_file` | the file in which holders outlive the server |

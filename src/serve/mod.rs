@@ -16,13 +16,13 @@ mod connection_table;
 mod denials;
 mod http_session;
 mod listener;
-mod memcached;
 mod page_cache;
 mod server_log;
 mod server_metrics;
 mod service;
 mod setup;
 mod state_file;
+mod store;
 mod system;
 
 use crate::log;

@@ -1,8 +1,8 @@
 //! Opens everything that the server needs, before its loop starts.
 
 use super::listener::Listener;
-use super::memcached::{LOOK_UP, Memcached};
 use super::state_file::{self, StateFile};
+use super::store::{LOOK_UP, Memcached};
 use super::system::Linux;
 use super::{LISTENER, Parts, SIGNALS, ServerLoop, TIMER};
 use crate::endpoint::Endpoint;

@@ -4,8 +4,8 @@
 
 use super::LISTENER;
 use super::listener::{Accepted, Listener};
-use super::memcached::Memcached;
 use super::state_file::StateFile;
+use super::store::Memcached;
 use crate::moment::Moment;
 use crate::pool::Target;
 use crate::pool::state::State;
