@@ -55,7 +55,7 @@ pub mod serve {
     pub use crate::pool::Target;
     pub use crate::pool::state::{Clocks, State};
     pub use crate::serve::{
-        Accepted, LISTENER, MEMCACHED, Parts, SIGNALS, ServerLoop, Stream, System, Turn, backend,
+        Accepted, LISTENER, Parts, SIGNALS, STORE, ServerLoop, Stream, System, Turn, backend,
     };
 }
 

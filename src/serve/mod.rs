@@ -56,8 +56,8 @@ pub const SIGNALS: u64 = 0;
 const TIMER: u64 = 1;
 /// The listening socket.
 pub const LISTENER: u64 = 2;
-/// The connection to memcached.
-pub const MEMCACHED: u64 = 3;
+/// The connection to the store.
+pub const STORE: u64 = 3;
 
 /// Reads the options and the config again. `Err`: why that failed.
 pub type Reload<'a> = &'a mut dyn FnMut() -> Result<Server, String>;
@@ -105,8 +105,8 @@ pub struct Parts<S: System> {
     pub signals: S::Signals,
     pub listener: S::Listener,
     pub state_file: Option<S::StateFile>,
-    /// The connection to memcached, if the holders are kept there.
-    pub memcached: Option<S::Memcached>,
+    /// The connection to memcached or ZooKeeper, if the holders are kept there.
+    pub store: Option<S::Store>,
 }
 
 /// A running server.
@@ -118,7 +118,7 @@ pub struct ServerLoop<'a, S: System> {
     /// `None` during the shutdown.
     listener: Option<S::Listener>,
     state_file: Option<S::StateFile>,
-    memcached: Option<S::Memcached>,
+    store: Option<S::Store>,
     /// The service manager that has asked for messages.
     manager: Option<ServiceManager>,
     reports: server::Reports,
@@ -145,11 +145,11 @@ impl ServerLoop<'_, Linux> {
         // less than setting it each time.
         timer.set_by((deadline != Moment::NEVER).then_some(deadline));
         if let Some(Err(error)) = self
-            .memcached
+            .store
             .as_mut()
-            .map(|memcached| memcached.watch(&self.service.epoll, MEMCACHED))
+            .map(|store| store.watch(&self.service.epoll, STORE))
         {
-            let what = "watch the connection to memcached";
+            let what = "watch the connection to the store of the holders";
             self.log.log_failure(what, &error);
         }
         let limit = timer.poll_limit(clock::now());
@@ -183,7 +183,7 @@ impl<'a, S: System> ServerLoop<'a, S> {
             signals: parts.signals,
             listener: Some(parts.listener),
             state_file: parts.state_file,
-            memcached: parts.memcached,
+            store: parts.store,
             manager: plan
                 .manager
                 .as_ref()
@@ -255,10 +255,8 @@ impl<'a, S: System> ServerLoop<'a, S> {
                 Output::Save(state) => self.save(&state),
                 Output::Note(level, note) => self.log.log(level, &note),
                 Output::Transport(output) => {
-                    let memcached = self.memcached.as_mut();
-                    if let Some(event) =
-                        memcached.and_then(|memcached| S::execute(memcached, output))
-                    {
+                    let store = self.store.as_mut();
+                    if let Some(event) = store.and_then(|store| S::execute(store, output)) {
                         self.service
                             .backend
                             .handle(Input::Transport(event), S::now());
@@ -302,7 +300,7 @@ impl<'a, S: System> ServerLoop<'a, S> {
                 SIGNALS => self.handle_signals(reload),
                 TIMER => {}
                 LISTENER => self.accept_connections(),
-                MEMCACHED => self.receive_from_memcached(),
+                STORE => self.receive_from_store(),
                 key => self.service.on_ready(key, ended),
             }
         }
@@ -316,9 +314,9 @@ impl<'a, S: System> ServerLoop<'a, S> {
         self.service.backend.handle(Input::Tick, S::now());
     }
 
-    fn receive_from_memcached(&mut self) {
-        if let Some(memcached) = &mut self.memcached {
-            S::read(memcached, |event| {
+    fn receive_from_store(&mut self) {
+        if let Some(store) = &mut self.store {
+            S::read(store, |event| {
                 self.service
                     .backend
                     .handle(Input::Transport(event), S::now());

@@ -2,7 +2,7 @@
 
 use super::listener::Listener;
 use super::state_file::{self, StateFile};
-use super::store::{LOOK_UP, Memcached};
+use super::store::{LOOK_UP, Store};
 use super::system::Linux;
 use super::{LISTENER, Parts, SIGNALS, ServerLoop, TIMER};
 use crate::endpoint::Endpoint;
@@ -34,14 +34,14 @@ pub(super) fn open(plan: &Server) -> Result<(ServerLoop<'_, Linux>, Timer), (Exi
     let epoll = Epoll::new().map_err(system("create an epoll"))?;
     // Before clients can connect: at boot it may take a while until the name can be looked up.
     let unreachable = |why| (ExitReason::Unreachable, why);
-    let (memcached, servers) = match &plan.backend {
+    let (store, servers) = match &plan.backend {
         plan::Backend::Memory => (None, Vec::new()),
         plan::Backend::Memcache(host) => (
-            Some(Memcached::find(host, now()).map_err(unreachable)?),
+            Some(Store::listed(host, now()).map_err(unreachable)?),
             Vec::new(),
         ),
         plan::Backend::ZooKeeper(ensemble) => (
-            Some(Memcached::chosen()),
+            Some(Store::chosen()),
             find_servers(ensemble).map_err(unreachable)?,
         ),
     };
@@ -66,7 +66,7 @@ pub(super) fn open(plan: &Server) -> Result<(ServerLoop<'_, Linux>, Timer), (Exi
         signals,
         listener,
         state_file,
-        memcached,
+        store,
     };
     Ok((ServerLoop::new(plan, log::print_event, parts), timer))
 }

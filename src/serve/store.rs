@@ -1,5 +1,5 @@
-//! The connection to a memcached, and its registration in the epoll. The name may have several
-//! addresses: an error is reported only when none of them answers.
+//! The connection to the store of the holders, memcached or ZooKeeper, and its registration in the
+//! epoll.
 
 use crate::link::Link;
 use crate::moment::Moment;
@@ -18,32 +18,41 @@ pub(super) const LOOK_UP: Duration = Duration::from_secs(10);
 
 /// See above.
 #[derive(Debug)]
-pub(super) struct Memcached {
+pub(super) struct Store {
     link: Link,
-    /// Those of the config's server: at least one. Empty if the backend chooses the address.
-    addresses: Vec<Address>,
-    /// The index of the one that is tried, or that answered last.
-    address: usize,
-    /// How many are left to try before an error is reported.
-    untried: usize,
+    servers: Servers,
     /// What the epoll wakes up for; `None`: the connection is not registered yet.
     watched: Option<Interest>,
 }
 
-impl Memcached {
+/// Where the connection goes.
+#[derive(Debug)]
+enum Servers {
+    /// To the address that the backend gives.
+    Chosen,
+    /// To the first of these that answers.
+    Listed(Addresses),
+}
+
+/// The addresses of one server. An error is reported only when none of them answers.
+#[derive(Debug)]
+struct Addresses {
+    /// At least one.
+    all: Vec<Address>,
+    /// The index of the one that is tried, or that answered last.
+    current: usize,
+    /// How many are left to try before an error is reported.
+    untried: usize,
+}
+
+impl Store {
     /// Of a backend that chooses its server itself. Not connected yet.
-    pub(super) fn chosen() -> Memcached {
-        Memcached {
-            link: Link::default(),
-            addresses: Vec::new(),
-            address: 0,
-            untried: 0,
-            watched: None,
-        }
+    pub(super) fn chosen() -> Store {
+        Store::new(Servers::Chosen)
     }
 
-    /// Not connected yet.
-    pub(super) fn find(host: &Host, now: Moment) -> Result<Memcached, String> {
+    /// A server of the config. Not connected yet.
+    pub(super) fn listed(host: &Host, now: Moment) -> Result<Store, String> {
         let mut names = HostAddresses::new(std::slice::from_ref(host), &Connection::Direct);
         let found = prepare::resolve_with_retries(&mut names, None, now + LOOK_UP);
         let (found, _) =
@@ -54,18 +63,20 @@ impl Memcached {
                 found.unresolved.join("; ")
             ));
         }
-        let addresses = found
-            .endpoints
-            .into_iter()
-            .map(|endpoint| endpoint.address)
-            .collect();
-        Ok(Memcached {
-            addresses,
-            link: Link::default(),
-            address: 0,
+        let addresses = found.endpoints.into_iter();
+        Ok(Store::new(Servers::Listed(Addresses {
+            all: addresses.map(|endpoint| endpoint.address).collect(),
+            current: 0,
             untried: 0,
+        })))
+    }
+
+    fn new(servers: Servers) -> Store {
+        Store {
+            link: Link::default(),
+            servers,
             watched: None,
-        })
+        }
     }
 
     /// Does what the backend wants done. The event is a connection that failed at once.
@@ -83,29 +94,36 @@ impl Memcached {
         None
     }
 
-    /// Begins to connect to this address, or to one address after another. This replaces any other
-    /// connection.
+    /// Begins to connect. This replaces any other connection.
     fn connect(&mut self, to: Option<&Address>) -> Result<(), String> {
-        if let Some(address) = to {
-            (self.untried, self.watched) = (0, None);
-            return self.link.connect(address);
+        match (&mut self.servers, to) {
+            (Servers::Listed(addresses), None) => {
+                addresses.untried = addresses.all.len();
+                self.try_listed()
+            }
+            (_, Some(address)) => {
+                self.watched = None;
+                self.link.connect(address)
+            }
+            (Servers::Chosen, None) => unreachable!("this backend chooses its server"),
         }
-        self.untried = self.addresses.len();
-        self.try_address()
     }
 
-    fn try_address(&mut self) -> Result<(), String> {
-        self.untried -= 1;
+    /// Begins to connect to the current address, or to one after it. The error is that of the last
+    /// one.
+    fn try_listed(&mut self) -> Result<(), String> {
+        let Servers::Listed(addresses) = &mut self.servers else {
+            return Ok(());
+        };
         self.watched = None;
-        match self.link.connect(&self.addresses[self.address]) {
-            Err(_) if self.untried > 0 => self.try_next(),
-            connecting => connecting,
+        loop {
+            addresses.untried -= 1;
+            let begun = self.link.connect(addresses.current());
+            if begun.is_ok() || addresses.untried == 0 {
+                return begun;
+            }
+            addresses.step();
         }
-    }
-
-    fn try_next(&mut self) -> Result<(), String> {
-        self.address = (self.address + 1) % self.addresses.len();
-        self.try_address()
     }
 
     fn end(&mut self, how: impl FnOnce(&mut Link)) {
@@ -116,23 +134,22 @@ impl Memcached {
     /// The descriptor is ready: reports what happened, unless another address can be tried.
     pub(super) fn ready(&mut self, mut report: impl FnMut(Event)) {
         let mut ended = None;
-        let untried = &mut self.untried;
+        let servers = &mut self.servers;
         self.link.ready(|event| match event {
             Event::Connected => {
-                *untried = 0;
+                servers.reached();
                 report(Event::Connected);
             }
             Event::Received(_) => report(event),
             Event::Disconnected(why) => ended = Some(why),
         });
         let Some(mut why) = ended else { return };
-        if self.untried > 0 {
-            match self.try_next() {
+        if self.servers.step() {
+            match self.try_listed() {
                 Ok(()) => return,
                 Err(last) => why = Some(last),
             }
         }
-        self.address = (self.address + 1) % self.addresses.len().max(1);
         report(Event::Disconnected(why));
     }
 
@@ -151,5 +168,36 @@ impl Memcached {
             Some(before) if before != interest => epoll.change(fd, key, interest),
             Some(_) => Ok(()),
         }
+    }
+}
+
+impl Servers {
+    /// A server answers.
+    fn reached(&mut self) {
+        if let Servers::Listed(addresses) = self {
+            addresses.untried = 0;
+        }
+    }
+
+    /// The connection has ended: the next one goes to the next address. Returns whether that is
+    /// still to be tried before the end is reported.
+    fn step(&mut self) -> bool {
+        match self {
+            Servers::Chosen => false,
+            Servers::Listed(addresses) => {
+                addresses.step();
+                addresses.untried > 0
+            }
+        }
+    }
+}
+
+impl Addresses {
+    fn current(&self) -> &Address {
+        &self.all[self.current]
+    }
+
+    fn step(&mut self) {
+        self.current = (self.current + 1) % self.all.len();
     }
 }

@@ -5,7 +5,7 @@
 use super::LISTENER;
 use super::listener::{Accepted, Listener};
 use super::state_file::StateFile;
-use super::store::Memcached;
+use super::store::Store;
 use crate::moment::Moment;
 use crate::pool::Target;
 use crate::pool::state::State;
@@ -30,8 +30,8 @@ pub trait System: Sized {
     type Signals;
     /// The file that keeps the holders.
     type StateFile;
-    /// The connection to memcached.
-    type Memcached;
+    /// The connection to the store.
+    type Store;
 
     /// Reads the clock.
     fn now() -> Moment;
@@ -65,10 +65,10 @@ pub trait System: Sized {
     /// Replaces the saved state. `Err`: why it may not be saved.
     fn save(file: &Self::StateFile, state: &State) -> Result<(), String>;
 
-    /// Does this with the connection to memcached. The event is a connection that failed at once.
-    fn execute(memcached: &mut Self::Memcached, output: Output<Target>) -> Option<Event<'static>>;
-    /// The connection to memcached is ready: reports what happened to it.
-    fn read(memcached: &mut Self::Memcached, report: impl FnMut(Event));
+    /// Does this with the connection to the store. The event is a connection that failed at once.
+    fn execute(store: &mut Self::Store, output: Output<Target>) -> Option<Event<'static>>;
+    /// The connection to the store is ready: reports what happened to it.
+    fn read(store: &mut Self::Store, report: impl FnMut(Event));
 }
 
 /// The socket of a client's connection.
@@ -123,7 +123,7 @@ impl System for Linux {
     type Listener = Listener;
     type Signals = Signals;
     type StateFile = StateFile;
-    type Memcached = Memcached;
+    type Store = Store;
 
     fn now() -> Moment {
         clock::now()
@@ -166,11 +166,11 @@ impl System for Linux {
         file.save(state)
     }
 
-    fn execute(memcached: &mut Memcached, output: Output<Target>) -> Option<Event<'static>> {
-        memcached.execute(output)
+    fn execute(store: &mut Store, output: Output<Target>) -> Option<Event<'static>> {
+        store.execute(output)
     }
 
-    fn read(memcached: &mut Memcached, report: impl FnMut(Event)) {
-        memcached.ready(report);
+    fn read(store: &mut Store, report: impl FnMut(Event)) {
+        store.ready(report);
     }
 }

@@ -92,7 +92,7 @@ impl System for Kernel {
     type Listener = Listener;
     type Signals = Signals;
     type StateFile = StateFile;
-    type Memcached = ToMemcached;
+    type Store = ToMemcached;
 
     fn now() -> Moment {
         let server = own_server();

@@ -211,7 +211,7 @@ impl World {
             events.push(event(serve::LISTENER));
         }
         if self.memcached_is_ready(server) {
-            events.push(event(serve::MEMCACHED));
+            events.push(event(serve::STORE));
         }
         events.extend(self.ready_connections(server));
         events
@@ -398,7 +398,7 @@ impl Servers {
             signals: Signals(server),
             listener: Listener(server),
             state_file: plan.state.is_some().then_some(StateFile(server)),
-            memcached: pool.backend.is_shared().then(|| ToMemcached {
+            store: pool.backend.is_shared().then(|| ToMemcached {
                 address: Address::Tcp(([10, 0, 0, pool.servers + 1], 11211).into()),
                 link: Link::default(),
             }),
