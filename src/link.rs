@@ -132,8 +132,13 @@ impl Link {
     /// The descriptors for poll, if there is a connection: its own, and the stderr of its helper.
     pub fn watched(&self) -> impl Iterator<Item = Watched<'_>> {
         let own = self.wanted().map(|(fd, write)| Watched::new(fd, write));
-        let stderr = self.helpers.stderr().map(|fd| Watched::new(fd, false));
+        let stderr = self.helper_stderr().map(|fd| Watched::new(fd, false));
         own.into_iter().chain(stderr)
+    }
+
+    /// The stderr of the helper, if a helper carries the connection and has not closed it.
+    pub fn helper_stderr(&self) -> Option<BorrowedFd<'_>> {
+        self.helpers.stderr()
     }
 
     /// The descriptor, and whether to wake up for room to write too, if there is a connection.

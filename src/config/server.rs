@@ -131,7 +131,7 @@ const VALUES: &str = "the values of a pool, as in \"expire: 300\"";
 
 const POOLS: &str = "a list of pools, or a mapping of their names to their values";
 
-const KEYS: [&str; 15] = [
+const KEYS: [&str; 17] = [
     "access_tokens",
     "public_status",
     "networks",
@@ -139,6 +139,8 @@ const KEYS: [&str; 15] = [
     "memcachehost",
     "memcacheport",
     "host",
+    "proxy",
+    "tls",
     "timeout",
     "auth",
     "acl",
@@ -221,6 +223,8 @@ impl Config {
                 "memcachehost" => host = memcached_host(entry)?,
                 "memcacheport" => port = number(entry, "a port, 1 to 65535")?,
                 "host" => ensemble.add(entry),
+                "proxy" => ensemble.add(entry),
+                "tls" => ensemble.add(entry),
                 "timeout" => ensemble.add(entry),
                 "auth" => ensemble.add(entry),
                 "acl" => ensemble.add(entry),

@@ -2,7 +2,7 @@
 
 use super::access::Access;
 use super::notify::Manager;
-use super::{Acl, Auth, ExitCodes, Host};
+use super::{Acl, Auth, Connection, ExitCodes, Host};
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -81,6 +81,8 @@ pub enum Backend {
 pub struct PoolEnsemble {
     /// At least one server.
     pub hosts: Vec<Host>,
+    /// How connections to them are made.
+    pub connection: Connection,
     /// The session timeout to ask for.
     pub timeout: Duration,
     /// Credentials for the session, if any.

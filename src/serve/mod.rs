@@ -28,7 +28,7 @@ mod system;
 use crate::log;
 use crate::moment::Moment;
 use crate::notify::{Notice, server};
-use crate::plan::{Exit, ExitReason, Level, Server};
+use crate::plan::{self, Exit, ExitReason, Level, Server};
 use crate::pool::state::State;
 use crate::pool::{Backend, Input, Output};
 use crate::service_manager::ServiceManager;
@@ -50,6 +50,9 @@ pub use system::{Stream, System};
 
 /// How long a server that shuts down waits for clients to receive the last replies.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
+
+/// How long a command that carries the connection to ZooKeeper may take to pass the last requests on.
+const LAST_WORDS: Duration = Duration::from_millis(300);
 
 /// The epoll keys of the server's own descriptors; all others are connections.
 pub const SIGNALS: u64 = 0;
@@ -77,9 +80,13 @@ pub fn serve(plan: &Server, reload: Reload) -> Exit {
     }
 }
 
-/// Whether a planned server could listen, and read and write its state file. It changes no file.
+/// Whether a planned server could listen, read the files for TLS, and read and write its state file.
+/// It changes no file.
 pub fn check(plan: &Server) -> Result<(), (ExitReason, String)> {
     listener::check_address(plan).map_err(|why| (ExitReason::SystemError, why))?;
+    if let plan::Backend::ZooKeeper(ensemble) = &plan.backend {
+        setup::checked(plan, ensemble)?;
+    }
     plan.state.as_deref().map_or(Ok(()), |path| {
         StateFile::check(path).map_err(|error| {
             let config = plan.config.display();
@@ -316,10 +323,19 @@ impl<'a, S: System> ServerLoop<'a, S> {
 
     fn receive_from_store(&mut self) {
         if let Some(store) = &mut self.store {
+            let backend = &mut self.service.backend;
             S::read(store, |event| {
-                self.service
-                    .backend
-                    .handle(Input::Transport(event), S::now());
+                backend.handle(Input::Transport(event), S::now());
+            });
+        }
+    }
+
+    /// A child has ended.
+    fn reap_children(&mut self) {
+        if let Some(store) = &mut self.store {
+            let backend = &mut self.service.backend;
+            S::reap(store, |event| {
+                backend.handle(Input::Transport(event), S::now());
             });
         }
     }
@@ -347,6 +363,7 @@ impl<'a, S: System> ServerLoop<'a, S> {
     fn handle_signals(&mut self, reload: Reload) {
         while let Some(signal) = S::next_signal(&self.signals) {
             match (signal, self.shutdown_deadline) {
+                (Signal::CHLD, _) => self.reap_children(),
                 (Signal::HUP, None) => {
                     self.report(server::Reports::reloading(clock::monotonic()));
                     self.reload(reload());
@@ -392,6 +409,9 @@ impl<'a, S: System> ServerLoop<'a, S> {
     fn finish(&mut self) {
         self.service.close_all();
         self.run_backend();
+        if let Some(store) = &mut self.store {
+            S::part(store, S::now() + LAST_WORDS);
+        }
         self.log.log(Level::Info, &"shut down");
     }
 }

@@ -40,10 +40,11 @@ pub(super) fn open(plan: &Server) -> Result<(ServerLoop<'_, Linux>, Timer), (Exi
             Some(Store::listed(host, now()).map_err(unreachable)?),
             Vec::new(),
         ),
-        plan::Backend::ZooKeeper(ensemble) => (
-            Some(Store::chosen()),
-            find_servers(ensemble).map_err(unreachable)?,
-        ),
+        plan::Backend::ZooKeeper(ensemble) => {
+            let connection = checked(plan, ensemble)?;
+            let servers = find_servers(ensemble, &connection).map_err(unreachable)?;
+            (Some(Store::chosen()), servers)
+        }
     };
     let descriptors = descriptors::raise_limit().map_err(system("read the limit of open files"))?;
     let listener =
@@ -89,9 +90,20 @@ fn watch(epoll: &Epoll, listener: &Listener, signals: &Signals, timer: &Timer) -
     }
 }
 
+/// How connections to an ensemble are made, once the files and the program for TLS were checked.
+pub(super) fn checked(
+    plan: &Server,
+    ensemble: &PoolEnsemble,
+) -> Result<Connection, (ExitReason, String)> {
+    prepare::tls::checked(&ensemble.connection).map_err(|why| {
+        let config = plan.config.display();
+        (ExitReason::ConfigError, format!("{config}: \"tls\": {why}"))
+    })
+}
+
 /// The addresses of the servers of an ensemble.
-fn find_servers(ensemble: &PoolEnsemble) -> Result<Vec<Endpoint>, String> {
-    let mut addresses = HostAddresses::new(&ensemble.hosts, &Connection::Direct);
+fn find_servers(ensemble: &PoolEnsemble, connection: &Connection) -> Result<Vec<Endpoint>, String> {
+    let mut addresses = HostAddresses::new(&ensemble.hosts, connection);
     let found = prepare::resolve_with_retries(&mut addresses, None, now() + LOOK_UP);
     let (found, _) = found.map_err(|error| {
         let why = reason(&error);

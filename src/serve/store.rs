@@ -1,5 +1,5 @@
 //! The connection to the store of the holders, memcached or ZooKeeper, and its registration in the
-//! epoll.
+//! epoll. A command may carry it.
 
 use crate::link::Link;
 use crate::moment::Moment;
@@ -8,6 +8,7 @@ use crate::pool::Target;
 use crate::prepare::{self, HostAddresses};
 use crate::reason::reason;
 use crate::sys::epoll::{Epoll, Interest};
+use crate::sys::process::{self, Reap};
 use crate::transport::{Address, Event, Output};
 use std::io;
 use std::time::Duration;
@@ -23,6 +24,8 @@ pub(super) struct Store {
     servers: Servers,
     /// What the epoll wakes up for; `None`: the connection is not registered yet.
     watched: Option<Interest>,
+    /// The stderr of the command that carries the connection is registered.
+    watches_stderr: bool,
 }
 
 /// Where the connection goes.
@@ -76,6 +79,7 @@ impl Store {
             link: Link::default(),
             servers,
             watched: None,
+            watches_stderr: false,
         }
     }
 
@@ -102,7 +106,7 @@ impl Store {
                 self.try_listed()
             }
             (_, Some(address)) => {
-                self.watched = None;
+                self.forget_registration();
                 self.link.connect(address)
             }
             (Servers::Chosen, None) => unreachable!("this backend chooses its server"),
@@ -112,10 +116,10 @@ impl Store {
     /// Begins to connect to the current address, or to one after it. The error is that of the last
     /// one.
     fn try_listed(&mut self) -> Result<(), String> {
+        self.forget_registration();
         let Servers::Listed(addresses) = &mut self.servers else {
             return Ok(());
         };
-        self.watched = None;
         loop {
             addresses.untried -= 1;
             let begun = self.link.connect(addresses.current());
@@ -128,7 +132,12 @@ impl Store {
 
     fn end(&mut self, how: impl FnOnce(&mut Link)) {
         how(&mut self.link);
-        self.watched = None;
+        self.forget_registration();
+    }
+
+    /// The kernel removes closed descriptors from the epoll.
+    fn forget_registration(&mut self) {
+        (self.watched, self.watches_stderr) = (None, false);
     }
 
     /// The descriptor is ready: reports what happened, unless another address can be tried.
@@ -153,8 +162,25 @@ impl Store {
         report(Event::Disconnected(why));
     }
 
+    /// Reaps the commands that have ended. Reports the end of the connection, if one of them carried
+    /// it.
+    pub(super) fn reap(&mut self, mut report: impl FnMut(Event)) {
+        while let Reap::Ended(child, _) = process::reap() {
+            self.link.reaped(child, &mut report);
+        }
+    }
+
+    /// Lets a command pass on what was sent last. Without a command the kernel does.
+    pub(super) fn part(&mut self, by: Moment) {
+        self.link.part(by);
+    }
+
     /// Registers the connection, so that the epoll wakes up for its next event.
     pub(super) fn watch(&mut self, epoll: &Epoll, key: u64) -> io::Result<()> {
+        if let Some(stderr) = self.link.helper_stderr().filter(|_| !self.watches_stderr) {
+            epoll.add(stderr, key, Interest::Read)?;
+            self.watches_stderr = true;
+        }
         let Some((fd, write)) = self.link.wanted() else {
             return Ok(());
         };

@@ -69,6 +69,11 @@ pub trait System: Sized {
     fn execute(store: &mut Self::Store, output: Output<Target>) -> Option<Event<'static>>;
     /// The connection to the store is ready: reports what happened to it.
     fn read(store: &mut Self::Store, report: impl FnMut(Event));
+    /// Reaps the children of the server: the commands that carry the connection. The default has
+    /// none.
+    fn reap(_store: &mut Self::Store, _report: impl FnMut(Event)) {}
+    /// Lets a command that carries the connection pass on what was sent last, until this moment.
+    fn part(_store: &mut Self::Store, _by: Moment) {}
 }
 
 /// The socket of a client's connection.
@@ -172,5 +177,13 @@ impl System for Linux {
 
     fn read(store: &mut Store, report: impl FnMut(Event)) {
         store.ready(report);
+    }
+
+    fn reap(store: &mut Store, report: impl FnMut(Event)) {
+        store.reap(report);
+    }
+
+    fn part(store: &mut Store, by: Moment) {
+        store.part(by);
     }
 }

@@ -28,6 +28,26 @@ wait
 [ "$word" = keep ] || rm -rf "$PWD"
 "#;
 
+/// Keys of a test: two authorities, a server's certificate for localhost, and a
+/// client's.
+const KEYS: &str = r#"
+set -e
+authority() {
+    openssl req -x509 -newkey rsa:2048 -nodes -keyout $1.key -out $1.pem -days 2 -subj "/CN=$1"
+}
+certificate() { # name, alternative name, days
+    openssl req -newkey rsa:2048 -nodes -keyout $1.key -out $1.csr -subj "/CN=$1"
+    echo "subjectAltName=$2" >$1.ext
+    openssl x509 -req -in $1.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days $3 -extfile $1.ext -out $1.crt
+    cat $1.crt $1.key >$1.pem
+    chmod 600 $1.key $1.pem
+}
+authority ca
+authority other
+certificate server DNS:localhost,IP:127.0.0.1 2
+certificate me DNS:me 2
+"#;
+
 /// A server. Dropping it kills it.
 pub struct ZooKeeper {
     /// Client port on 127.0.0.1.
@@ -82,6 +102,30 @@ impl ZooKeeper {
         };
         server.wait_until_it_serves();
         server
+    }
+
+    /// Starts one with a port for TLS, which requires client certificates, and returns that port's
+    /// address too. The folder gets the keys: the authorities ca.pem and other.pem, and the client's
+    /// me.pem.
+    pub fn start_secure(folder: &Path) -> (ZooKeeper, String) {
+        let made = Command::new("sh")
+            .args(["-c", KEYS])
+            .current_dir(folder)
+            .stderr(Stdio::null())
+            .status();
+        assert!(made.expect("sh can be started").success());
+        let stores = format!(
+            "-cp {1}/zookeeper.jar:{1}/netty-codec.jar:{1}/netty-handler.jar:{1}/netty-resolver.jar:{1}/netty-transport-native-unix-common.jar \
+             -Dzookeeper.serverCnxnFactory=org.apache.zookeeper.server.NettyServerCnxnFactory \
+             -Dzookeeper.ssl.keyStore.type=PEM -Dzookeeper.ssl.trustStore.type=PEM \
+             -Dzookeeper.ssl.keyStore.location={0}/server.pem -Dzookeeper.ssl.trustStore.location={0}/ca.pem",
+            folder.display(),
+            "/usr/share/java",
+        );
+        let port = free_port();
+        let lines = format!("secureClientPortAddress=127.0.0.1\nsecureClientPort={port}\n");
+        let server = ZooKeeper::start_configured(Box::leak(stores.into_boxed_str()), &lines);
+        (server, format!("127.0.0.1:{port}"))
     }
 
     /// Its address, as clients take it.

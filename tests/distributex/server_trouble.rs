@@ -334,6 +334,15 @@ fn config_check_starts_no_server() {
     let state = |path: &str| format!("state: {}\n{POOL}", sandbox.path(path).display());
     let missing = ["config.yaml: \"state\": cannot write in ", "no such file"];
     assert_refused(&sandbox, &state("missing/s"), &["--check"], 71, &missing);
+    let tls = format!(
+        "backend: zookeeper\nacl: creator\nauth: {{scheme: digest, data: 'u:p'}}\ntls: {{ca: /none.pem}}\n{POOL}"
+    );
+    let unreadable = [
+        "config.yaml: \"tls\": cannot connect by TLS",
+        "/none.pem: no such file",
+    ];
+    assert_refused(&sandbox, &tls, &["--check"], 78, &unreadable);
+    assert_refused(&sandbox, &tls, &["-p", "0"], 78, &unreadable);
     let elsewhere = format!("listen: 203.0.113.7\n{POOL}"); // of no host: RFC 5737
     let refused = ["cannot listen on 203.0.113.7 port 9889: "];
     assert_refused(&sandbox, &elsewhere, &["--check"], 71, &refused);

@@ -8,9 +8,10 @@
 
 use common::distributexd::{Connection, Distributexd};
 use common::sandbox::Sandbox;
-use common::wait_until;
 use common::zookeeper::ZooKeeper;
+use common::{SECOND, let_last, process, wait_for, wait_until};
 use zk_flock::internals::http::Reply;
+use zk_flock::internals::zookeeper::code::Code;
 
 /// So many hosts ask at one moment.
 const HOSTS: usize = 20;
@@ -126,4 +127,58 @@ fn lock_survives_the_server_that_granted_it() {
     assert_eq!(reply.body, b"YES");
     assert!(token(&reply) > token(&granted));
     assert_eq!(servers[1].ask(&renewal), "NO");
+}
+
+#[test]
+fn tls_carries_the_connection_and_its_certificate_is_the_identity() {
+    let sandbox = Sandbox::new();
+    let (zookeeper, address) = ZooKeeper::start_secure(&sandbox.folder);
+    let file = |name: &str| sandbox.path(name).display().to_string();
+    let config = |ca: &str| {
+        let (ca, cert) = (file(ca), file("me.pem"));
+        format!(
+            "backend: zookeeper\nhost: {address}\ntimeout: 4\ntls:\n  ca: {ca}\n  cert: {cert}\n\
+             pools:\n- name: one\n"
+        )
+    };
+    let mut server = Distributexd::start(&sandbox, &config("ca.pem"));
+    let grants = |server: &Distributexd| {
+        wait_until("a YES", || {
+            server.calls("get", "a", "one").reply().body == b"YES"
+        });
+    };
+    grants(&server);
+    let refused = sandbox.client(&zookeeper).delete("/distributex/one");
+    assert_eq!(refused, Err(Code::NO_AUTH), "only the certificate may");
+
+    // The command that carries the connection is replaced when it ends, and reaped.
+    let helper = || process::children(server.pid());
+    let [first] = helper()[..] else {
+        panic!("{:?}", helper())
+    };
+    assert_eq!(process::name(first), "openssl");
+    assert!(process::kill(first, libc::SIGKILL));
+    let second = wait_for("another one", || {
+        helper().into_iter().find(|&helper| helper != first)
+    });
+    grants(&server);
+    assert_eq!(helper(), [second]);
+    let began = process::cpu(server.pid());
+    let_last(SECOND);
+    let used = process::cpu(server.pid()).zip(began);
+    assert!(
+        used.is_some_and(|(now, began)| now.saturating_sub(began) < SECOND / 4),
+        "{used:?}"
+    );
+    server.stop();
+    assert!(!process::alive(second));
+
+    // A server without the right certificate is none.
+    server.configure(&config("other.pem"));
+    server.start_again();
+    wait_until("the log to say why", || {
+        server.stderr().contains("its certificate is not accepted")
+    });
+    assert_eq!(server.calls("get", "b", "one").reply().status, 503);
+    server.stop();
 }

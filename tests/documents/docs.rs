@@ -670,17 +670,20 @@ fn the_configs_of_the_server_that_are_shown_are_understood_whole() {
         "backend: inmemory\nstate: /var/lib/distributexd/state.json\n",
         "",
     );
-    let commented = [
-        "backend",
-        "memcachehost",
-        "memcacheport",
-        "listen",
-        "port",
-        "servers",
-    ]; // what else has a "#" is prose
-    let other = commented
-        .into_iter()
-        .fold(other, |text, key| text.replace(&format!("#{key}"), key));
+    // What else has a "#" is prose.
+    let common = ["listen", "port", "servers"];
+    let with = |own: &[&str]| {
+        let keys = own.iter().chain(&common);
+        keys.fold(other.clone(), |text, key| {
+            text.replace(&format!("#{key}"), key)
+        })
+    };
+    let other = with(&["backend: memcached", "memcachehost", "memcacheport"]);
+    let shared = with(&["backend: zookeeper", "host", "auth", "tls"]);
+    let shared = server::Config::parse(shared.as_bytes(), Path::new("shown"));
+    let shared = shared.unwrap_or_else(|error| panic!("{error}"));
+    assert!(matches!(shared.backend, Backend::ZooKeeper(_)));
+    assert_eq!(shared.warnings, Vec::<String>::new());
     let memcache = Backend::Memcache(Host::Tcp {
         name: "localhost".into(),
         port: 11211,

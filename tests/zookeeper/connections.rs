@@ -8,14 +8,13 @@
 use common::run::{Job, Running, exited};
 use common::sandbox::Sandbox;
 use common::zookeeper::ZooKeeper;
-use common::{free_port, process, wait_for, wait_until};
+use common::{process, wait_for, wait_until};
 use std::fs::Permissions;
 use std::io;
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::thread;
 
 /// Listens on a unix socket, and passes each connection on to a server, until the test ends.
@@ -159,53 +158,10 @@ fn look_at_servers_that_are_down_leaves_no_zombie_of_its_helpers() {
     status.signal(libc::SIGKILL);
 }
 
-/// Keys of a test: two authorities, a server's certificate for localhost, and a
-/// client's.
-const KEYS: &str = r#"
-set -e
-authority() {
-    openssl req -x509 -newkey rsa:2048 -nodes -keyout $1.key -out $1.pem -days 2 -subj "/CN=$1"
-}
-certificate() { # name, alternative name, days
-    openssl req -newkey rsa:2048 -nodes -keyout $1.key -out $1.csr -subj "/CN=$1"
-    echo "subjectAltName=$2" >$1.ext
-    openssl x509 -req -in $1.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days $3 -extfile $1.ext -out $1.crt
-    cat $1.crt $1.key >$1.pem
-    chmod 600 $1.key $1.pem
-}
-authority ca
-authority other
-certificate server DNS:localhost,IP:127.0.0.1 2
-certificate me DNS:me 2
-"#;
-
-/// A ZooKeeper with a port for TLS, which requires client certificates, and that port's address.
-fn secure_server(sandbox: &Sandbox) -> (ZooKeeper, String) {
-    let made = Command::new("sh")
-        .args(["-c", KEYS])
-        .current_dir(&sandbox.folder)
-        .stderr(Stdio::null())
-        .status();
-    assert!(made.expect("sh can be started").success());
-    let stores = format!(
-        "-cp {1}/zookeeper.jar:{1}/netty-codec.jar:{1}/netty-handler.jar:{1}/netty-resolver.jar:{1}/netty-transport-native-unix-common.jar \
-         -Dzookeeper.serverCnxnFactory=org.apache.zookeeper.server.NettyServerCnxnFactory \
-         -Dzookeeper.ssl.keyStore.type=PEM -Dzookeeper.ssl.trustStore.type=PEM \
-         -Dzookeeper.ssl.keyStore.location={0}/server.pem -Dzookeeper.ssl.trustStore.location={0}/ca.pem",
-        sandbox.folder.display(),
-        "/usr/share/java",
-    );
-    let address = format!("127.0.0.1:{}", free_port());
-    let port = address.rsplit_once(':').unwrap().1;
-    let lines = format!("secureClientPortAddress=127.0.0.1\nsecureClientPort={port}\n");
-    let server = ZooKeeper::start_configured(Box::leak(stores.into_boxed_str()), &lines);
-    (server, address)
-}
-
 #[test]
 fn tls_verifies_the_server_and_shows_the_certificate() {
     let sandbox = Sandbox::new();
-    let (_server, address) = secure_server(&sandbox);
+    let (_server, address) = ZooKeeper::start_secure(&sandbox.folder);
     let at = |timeout: u32, words: &[&str]| flock_at(&sandbox, &address, timeout, words);
     let trusted = ["-l", "0", "--tls-ca", "ca.pem", "--tls-cert", "me.pem"];
     assert_eq!(at(20, &trusted).words(&["lock", "true"]).run(), exited(0));

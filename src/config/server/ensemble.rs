@@ -2,7 +2,8 @@
 
 use super::super::node::{Entry, Value};
 use super::{Fault, OnLine, mapping, on_line, text, wrong};
-use crate::plan::{Acl, Auth, Pool, PoolEnsemble, duration, hosts, names};
+use crate::plan::connection::{Proxy, Tls};
+use crate::plan::{Acl, Auth, Connection, Host, Pool, PoolEnsemble, duration, hosts, names};
 use std::time::Duration;
 
 /// The session timeout without `timeout`. If a server dies, the waiters of other servers wait so
@@ -36,6 +37,7 @@ impl<'a> EnsembleConfig<'a> {
         let (mut servers, mut path) = (DEFAULT_HOST.to_owned(), DEFAULT_PATH.to_owned());
         let (mut timeout, mut auth, mut acl) = (DEFAULT_TIMEOUT, None, None);
         let mut lines = (0, 0);
+        let mut connection = None;
         for entry in &self.entries {
             match entry.key.as_str() {
                 "host" => (servers, lines.0) = (host(entry)?, entry.line),
@@ -45,6 +47,13 @@ impl<'a> EnsembleConfig<'a> {
                 }
                 "timeout" => timeout = session_timeout(entry)?,
                 "auth" => auth = Some(credentials(entry)?),
+                "proxy" | "tls" => {
+                    if let Some((key, _)) = connection {
+                        let why = format!("cannot be used with {key:?}");
+                        return Err(unusable(entry, why));
+                    }
+                    connection = Some((entry.key.as_str(), self::connection(entry)?));
+                }
                 _ => acl = Some(choice(entry)?),
             }
         }
@@ -59,24 +68,21 @@ impl<'a> EnsembleConfig<'a> {
             let why = "expected the path of a node, like /distributex".to_owned();
             return Err(fault(lines.1, "path", why));
         }
-        let default = if auth.is_some() {
-            Acl::Creator
-        } else {
-            Acl::Open
-        };
-        let acl = acl.unwrap_or(default);
-        if acl == Acl::Creator && auth.is_none() {
-            let why = "\"creator\" needs \"auth\"".to_owned();
-            let line = self.entries.iter().find(|entry| entry.key == "acl");
-            return Err(fault(line.map_or(0, |entry| entry.line), "acl", why));
+        let connection = self.checked_connection(connection, &found.hosts)?;
+        let is_known = auth.is_some() || connection.shows_certificate();
+        let acl = acl.unwrap_or(if is_known { Acl::Creator } else { Acl::Open });
+        if acl == Acl::Creator && !is_known {
+            let why = "\"creator\" needs \"auth\", or \"tls\" with \"cert\"".to_owned();
+            return Err(fault(self.line("acl"), "acl", why));
         }
         let warnings = (acl == Acl::Open).then(|| {
             let why =
-                "\"acl\": open: each client of ZooKeeper can change the holders (set \"auth\")";
+                "\"acl\": open: each client of ZooKeeper can change the holders (set \"auth\", or \"tls\" with \"cert\")";
             on_line(self.entries.first().map_or(1, |entry| entry.line), why)
         });
         let ensemble = PoolEnsemble {
             hosts: found.hosts,
+            connection,
             timeout,
             auth,
             acl,
@@ -84,6 +90,74 @@ impl<'a> EnsembleConfig<'a> {
         };
         Ok((ensemble, warnings.into_iter().collect()))
     }
+
+    /// The connection. A unix socket needs no command that connects.
+    fn checked_connection(
+        &self,
+        connection: Option<(&str, Connection)>,
+        hosts: &[Host],
+    ) -> Result<Connection, OnLine> {
+        let Some((key, connection)) = connection else {
+            return Ok(Connection::Direct);
+        };
+        let is_socket = |host: &&Host| matches!(host, Host::Unix(_));
+        match (hosts.iter().find(is_socket), self.entry(key)) {
+            (Some(host), Some(entry)) => {
+                Err(unusable(entry, format!("cannot be used with {host}")))
+            }
+            _ => Ok(connection),
+        }
+    }
+
+    fn entry(&self, key: &str) -> Option<&Entry> {
+        self.entries.iter().copied().find(|entry| entry.key == key)
+    }
+
+    /// The line of a key; 0 if it is missing.
+    fn line(&self, key: &str) -> usize {
+        self.entry(key).map_or(0, |entry| entry.line)
+    }
+}
+
+/// The key of this entry has a value that cannot be used.
+fn unusable(entry: &Entry, why: String) -> OnLine {
+    let key = match entry.key.as_str() {
+        "proxy" => "proxy",
+        _ => "tls",
+    };
+    (entry.line, Fault::ZooKeeper { key, why })
+}
+
+/// The command of `proxy`, or the files of `tls`.
+fn connection(entry: &Entry) -> Result<Connection, OnLine> {
+    if entry.key == "proxy" {
+        let command = text(entry, "a command, as text")?;
+        let proxy = Proxy::parse(command.as_ref());
+        return proxy
+            .map(Connection::Proxy)
+            .map_err(|flaw| unusable(entry, flaw.to_string()));
+    }
+    let mut tls = Tls::default();
+    for part in mapping(
+        &entry.value,
+        "the files of \"tls\", as in \"ca: /etc/ssl/zk.pem\"",
+    )? {
+        let value = || Ok(text(part, "text")?.to_owned());
+        match part.key.as_str() {
+            "ca" => tls.ca = Some(value()?.into()),
+            "cert" => tls.cert = Some(value()?.into()),
+            "key" => tls.key = Some(value()?.into()),
+            "name" => tls.name = Some(value()?),
+            other => {
+                let why = format!("{other:?} is not known: expected ca, cert, key or name");
+                return Err((part.line, Fault::ZooKeeper { key: "tls", why }));
+            }
+        }
+    }
+    if tls.key.is_some() && tls.cert.is_none() {
+        return Err(unusable(entry, "\"key\" needs \"cert\"".to_owned()));
+    }
+    Ok(Connection::Tls(tls))
 }
 
 /// Refuses a pool whose holders would not fit into one node.

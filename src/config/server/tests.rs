@@ -1,5 +1,6 @@
 use super::*;
-use crate::plan::{Acl, Auth, PoolEnsemble};
+use crate::plan::connection::Tls;
+use crate::plan::{Acl, Auth, Connection, PoolEnsemble};
 use proptest::prelude::*;
 
 fn parse(text: &str) -> Result<Config, String> {
@@ -41,24 +42,25 @@ fn published_example_is_valid() {
     );
 }
 
+/// The ensemble of a config, and the warnings.
+fn ensemble(text: &str) -> Result<(PoolEnsemble, Vec<String>), String> {
+    let config = parse(text)?;
+    match config.backend {
+        Backend::ZooKeeper(ensemble) => Ok((ensemble, config.warnings)),
+        other => panic!("{other:?}"),
+    }
+}
+
 #[test]
 fn ensemble_keeps_the_holders() {
-    let ensemble = |text: &str| match parse(text) {
-        Ok(Config {
-            backend: Backend::ZooKeeper(ensemble),
-            warnings,
-            ..
-        }) => Ok((ensemble, warnings)),
-        Ok(other) => panic!("{:?}", other.backend),
-        Err(error) => Err(error),
-    };
     let host = |name: &str, port| Host::Tcp {
         name: name.into(),
         port,
     };
-    let open = "f:1: \"acl\": open: each client of ZooKeeper can change the holders (set \"auth\")";
+    let open = "f:1: \"acl\": open: each client of ZooKeeper can change the holders (set \"auth\", or \"tls\" with \"cert\")";
     let plain = PoolEnsemble {
         hosts: vec![host("localhost", 2181)],
+        connection: Connection::Direct,
         timeout: Duration::from_secs(10),
         auth: None,
         acl: Acl::Open,
@@ -75,6 +77,7 @@ fn ensemble_keeps_the_holders() {
     let (found, warnings) = ensemble(&text).unwrap();
     let all = PoolEnsemble {
         hosts: vec![host("zk1", 2182), host("zk2", 2181)],
+        connection: Connection::Direct,
         timeout: Duration::from_mins(1),
         auth: Some(Auth {
             scheme: "digest".into(),
@@ -91,7 +94,10 @@ fn ensemble_keeps_the_holders() {
             "timeout: 0",
             "\"timeout\": expected the session timeout in seconds, found 0",
         ),
-        ("acl: creator", "\"acl\": \"creator\" needs \"auth\""),
+        (
+            "acl: creator",
+            "\"acl\": \"creator\" needs \"auth\", or \"tls\" with \"cert\"",
+        ),
         (
             "acl: all",
             "\"acl\": expected \"open\" or \"creator\", found \"all\"",
@@ -119,6 +125,47 @@ fn ensemble_keeps_the_holders() {
     }
     let config = parse("host: zk1\npools:\n- name: a\n").unwrap();
     assert!(config.warnings[0].ends_with("\"host\": not used without \"backend: zookeeper\""));
+}
+
+#[test]
+fn ensemble_is_connected_to_by_tls_or_a_command() {
+    let (tls, warnings) = ensemble(
+        "backend: zookeeper\ntls: {ca: c, cert: me, key: k, name: zk}\npools: [{name: p}]",
+    )
+    .unwrap();
+    assert_eq!((tls.acl, warnings), (Acl::Creator, vec![]));
+    let files = Tls {
+        ca: Some("c".into()),
+        cert: Some("me".into()),
+        key: Some("k".into()),
+        name: Some("zk".into()),
+        ..Tls::default()
+    };
+    assert_eq!(tls.connection, Connection::Tls(files));
+    let (proxy, _) = ensemble("backend: zookeeper\nproxy: nc %h %p\n").unwrap();
+    assert!(matches!(proxy.connection, Connection::Proxy(_)));
+    for (keys, sentence) in [
+        ("acl: creator\ntls: {ca: c}", "f:2: \"acl\": "),
+        (
+            "tls: {ca: c}\nproxy: nc %h %p",
+            "f:3: \"proxy\": cannot be used with \"tls\"",
+        ),
+        ("proxy: nc %n", "\"proxy\": \"%n\" is not known"),
+        (
+            "proxy: nc\nhost: unix:/s",
+            "f:2: \"proxy\": cannot be used with unix:/s",
+        ),
+        ("tls: {key: k}", "\"tls\": \"key\" needs \"cert\""),
+        ("tls: {ca: 1}", "\"ca\": expected text, found 1"),
+        (
+            "tls: {cafile: c}",
+            "\"tls\": \"cafile\" is not known: expected ca, cert, key or name",
+        ),
+        ("tls: all", "expected the files of \"tls\""),
+    ] {
+        let error = ensemble(&format!("backend: zookeeper\n{keys}\n")).unwrap_err();
+        assert!(error.contains(sentence), "{keys}: {error}");
+    }
 }
 
 #[test]
