@@ -184,11 +184,11 @@ pub struct PoolTarget {
     pub host_lock: Option<PathBuf>,
 }
 
-/// A lock server, and how to connect to it.
+/// A lock server, or several that share their pools, and how to connect to them.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LockServer {
-    /// Where it is.
-    pub host: Host,
+    /// Where they are: at least one.
+    pub hosts: Vec<Host>,
     /// How connections to it are made.
     pub connection: Connection,
     /// What stands before the paths of its API: empty, or a path without a slash at its end.
@@ -204,7 +204,7 @@ impl LockServer {
     /// A server to which connections are made directly.
     pub fn new(host: Host) -> LockServer {
         LockServer {
-            host,
+            hosts: vec![host],
             connection: Connection::Direct,
             prefix: String::new(),
             access_token: None,
@@ -213,13 +213,13 @@ impl LockServer {
 
     /// A warning, if the access token is sent to another host as plain text.
     pub fn token_warning(&self) -> Option<String> {
-        let Host::Tcp { name, .. } = &self.host else {
-            return None;
-        };
         let is_loopback =
             |address: IpAddr| address.to_canonical().is_loopback() || address.is_loopback();
-        let is_own = name == "localhost" || name.parse().is_ok_and(is_loopback);
-        let is_plain = self.connection == Connection::Direct && !is_own;
+        let is_own = |host: &Host| match host {
+            Host::Tcp { name, .. } => name == "localhost" || name.parse().is_ok_and(is_loopback),
+            Host::Unix(_) => true,
+        };
+        let is_plain = self.connection == Connection::Direct && !self.hosts.iter().all(is_own);
         (is_plain && self.access_token.is_some()).then(|| {
             format!(
                 "the access token is sent to {self} without encryption, and hosts on the way can \
@@ -237,21 +237,21 @@ impl LockServer {
         matches!(self.connection, Connection::Tls(_))
     }
 
-    /// The text of the header `Host`. A request over a unix socket names no host.
+    /// The text of the header `Host`: the first host. A request over a unix socket names none.
     pub fn header(&self) -> String {
-        match &self.host {
-            Host::Tcp {
+        match self.hosts.first() {
+            Some(Host::Tcp {
                 name,
                 port: HTTPS_PORT,
-            } if self.is_secure() => {
+            }) if self.is_secure() => {
                 if name.contains(':') {
                     format!("[{name}]")
                 } else {
                     name.clone()
                 }
             }
-            Host::Tcp { .. } => self.host.to_string(),
-            Host::Unix(_) => "localhost".into(),
+            Some(host @ Host::Tcp { .. }) => host.to_string(),
+            Some(Host::Unix(_)) | None => "localhost".into(),
         }
     }
 }
@@ -272,7 +272,8 @@ impl std::fmt::Display for LockServer {
         if self.is_secure() {
             write!(f, "https://{}{}", self.header(), self.prefix)
         } else {
-            self.host.fmt(f)
+            let hosts: Vec<_> = self.hosts.iter().map(Host::to_string).collect();
+            f.write_str(&hosts.join(","))
         }
     }
 }

@@ -15,7 +15,6 @@ use lexopt::prelude::*;
 use std::ffi::OsString;
 use std::net::Ipv6Addr;
 use std::path::PathBuf;
-use std::slice::from_ref;
 
 /// The program.
 pub const PROGRAM: Program = Program {
@@ -36,7 +35,7 @@ COMMAND is one word, and sh -c runs it. Only one run per host asks the server
 for a pool; other runs on that host exit at once.
 
 Lock:
-  -H HOST                 use lock server HOST, unix:/PATH or https://HOST/PATH
+  -H HOST[,HOST...]       use lock server HOST, unix:/PATH or https://HOST/PATH
   -r POOL                 acquire a slot in POOL
   -p PORT                 use PORT of the server [default: 9889]
   -l                      without -H: hold the lock of this host and use no
@@ -88,8 +87,8 @@ const HTTPS_PORT: u16 = 443;
 /// The server of `-H`.
 #[derive(Debug)]
 enum Site {
-    /// A name or an address.
-    Host(String),
+    /// Names or addresses: at least one.
+    Hosts(Vec<String>),
     /// A unix socket.
     Socket(PathBuf),
     /// `https://NAME[:PORT][PREFIX]`.
@@ -209,10 +208,11 @@ impl Options {
             return Ok(None);
         };
         let is_url = matches!(site, Site::Url { .. });
-        let (host, prefix) = match (site, self.port) {
-            (Site::Host(name), port) => {
+        let (hosts, prefix) = match (site, self.port) {
+            (Site::Hosts(names), port) => {
                 let port = port.unwrap_or(DEFAULT_PORT);
-                (Host::Tcp { name, port }, String::new())
+                let hosts = names.into_iter().map(|name| Host::Tcp { name, port });
+                (hosts.collect(), String::new())
             }
             (Site::Url { name, port, prefix }, given) => {
                 if port.is_some() && given.is_some() {
@@ -222,9 +222,9 @@ impl Options {
                     });
                 }
                 let port = port.or(given).unwrap_or(HTTPS_PORT);
-                (Host::Tcp { name, port }, prefix)
+                (vec![Host::Tcp { name, port }], prefix)
             }
-            (Site::Socket(path), None) => (Host::Unix(path), String::new()),
+            (Site::Socket(path), None) => (vec![Host::Unix(path)], String::new()),
             (Site::Socket(_), Some(_)) => {
                 return Err(Fault::Conflict {
                     option: "-p",
@@ -248,11 +248,9 @@ impl Options {
             _ if is_url => Connection::Tls(Tls::default()),
             _ => Connection::Direct,
         };
-        let connection = self
-            .common
-            .connection(from_ref(&host), connection, environment)?;
+        let connection = self.common.connection(&hosts, connection, environment)?;
         Ok(Some(LockServer {
-            host,
+            hosts,
             connection,
             prefix,
             access_token: self.access_token(environment)?,
@@ -333,7 +331,8 @@ fn command(words: Vec<OsString>) -> Result<Command, Fault> {
     })
 }
 
-/// Parses a name or an address, which may be in brackets as in a URL, or a unix socket.
+/// Parses names or addresses with commas between them, each of which may be in brackets as in a URL;
+/// or a unix socket, or a URL.
 fn server(found: OsString) -> Result<Site, Fault> {
     let text = value::text("-H", found)?;
     if let Some(path) = hosts::parse_socket(&text) {
@@ -346,21 +345,26 @@ fn server(found: OsString) -> Result<Site, Fault> {
         return url(rest)
             .ok_or_else(|| value::invalid("-H", "https://HOST[:PORT][/PREFIX]", text.as_ref()));
     }
+    let names: Option<Vec<_>> = text.split(',').map(name).collect();
+    names.map(Site::Hosts).ok_or_else(|| {
+        value::invalid(
+            "-H",
+            "a name or address, without a port (that is -p)",
+            text.as_ref(),
+        )
+    })
+}
+
+/// Parses one of the names or addresses of `-H`.
+fn name(text: &str) -> Option<String> {
     let name = text
         .strip_prefix('[')
         .and_then(|rest| rest.strip_suffix(']'))
-        .unwrap_or(&text);
+        .unwrap_or(text);
     let address = name.split('%').next().unwrap_or(name);
     let fits = !name.is_empty()
         && !name.contains(|c: char| c.is_whitespace() || c.is_control() || "/[]\"".contains(c));
-    if fits && (!name.contains(':') || address.parse::<Ipv6Addr>().is_ok()) {
-        return Ok(Site::Host(name.to_owned()));
-    }
-    Err(value::invalid(
-        "-H",
-        "a name or address, without a port (that is -p)",
-        text.as_ref(),
-    ))
+    (fits && (!name.contains(':') || address.parse::<Ipv6Addr>().is_ok())).then(|| name.to_owned())
 }
 
 /// Parses what follows `https://`.

@@ -16,7 +16,6 @@ use crate::signal::Status;
 use crate::status::http::PoolSurvey;
 use crate::sys::clock::{self, now};
 use crate::transport::Address;
-use std::slice::from_ref;
 use std::time::Duration;
 
 /// How long one server may take for the check. A healthy one needs milliseconds.
@@ -173,7 +172,7 @@ fn with_banner(found: Found, server: Address) -> Found {
 
 fn lock_server(server: &LockServer, pool: Option<&str>) -> Checked {
     let name = server.to_string();
-    let servers = match look_up(from_ref(&server.host), &server.connection, LIMIT) {
+    let servers = match look_up(&server.hosts, &server.connection, LIMIT) {
         Ok((servers, _)) => servers,
         Err(flaws) => return flaws,
     };

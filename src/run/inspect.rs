@@ -19,7 +19,6 @@ use crate::status::zookeeper::{Survey, Target};
 use crate::status::{self, Report};
 use crate::sys::clock::{self, now};
 use std::io::{self, Write};
-use std::slice::from_ref;
 use std::time::Duration;
 
 /// Shows the locks of the plan.
@@ -100,7 +99,7 @@ pub(super) fn checked(connection: &Connection) -> Result<Connection, Failure> {
 pub(super) fn servers(server: &LockServer, limit: Duration) -> Result<Vec<Endpoint>, Failure> {
     let connection = checked(&server.connection)?;
     let limit = http::ANSWER_TIMEOUT.min(limit);
-    let found = look_up(from_ref(&server.host), &connection, limit);
+    let found = look_up(&server.hosts, &connection, limit);
     let (servers, _) = found.map_err(|why| Failure::Unreachable(why.join("; ")))?;
     Ok(servers)
 }

@@ -7,9 +7,12 @@
 )]
 
 use common::distributexd::{Connection, Distributexd};
+use common::proxy::Proxy;
+use common::run::exited;
 use common::sandbox::Sandbox;
 use common::zookeeper::ZooKeeper;
-use common::{SECOND, let_last, process, wait_for, wait_until};
+use common::{SECOND, free_port, let_last, process, wait_for, wait_until};
+use std::time::Instant;
 use zk_flock::internals::http::Reply;
 use zk_flock::internals::zookeeper::code::Code;
 
@@ -127,6 +130,51 @@ fn lock_survives_the_server_that_granted_it() {
     assert_eq!(reply.body, b"YES");
     assert!(token(&reply) > token(&granted));
     assert_eq!(servers[1].ask(&renewal), "NO");
+}
+
+#[test]
+fn command_goes_on_when_the_server_that_granted_its_lock_is_killed() {
+    let (sandbox, zookeeper) = (Sandbox::new(), ZooKeeper::shared());
+    let pools = format!("- name: {}\n  expire: 6\n", sandbox.id);
+    let [mut first, second, third] = three(&sandbox, zookeeper, "/killed", &pools);
+    // The addresses that the client knows, with one port.
+    let port = free_port();
+    let at = |address: &str, server: &Distributexd| {
+        Proxy::start_at(&format!("{address}:{port}"), server.address())
+    };
+    let (to_first, to_second) = (at("127.0.78.1", &first), at("127.0.78.2", &second));
+    to_second.set_away(true); // so that the first one grants it
+    let words = [
+        "--program=distributex",
+        "-v",
+        "-H",
+        "127.0.78.1,127.0.78.2",
+        "-p",
+        &port.to_string(),
+        "-r",
+        &sandbox.id,
+        "--as",
+        "a",
+        "cat",
+    ];
+    let mut holder = sandbox.program(&words).leashed().start();
+    let command = holder.job();
+    to_second.set_away(false);
+    let mut next = third.calls("wait", "b", &sandbox.id);
+    first.kill();
+    to_first.set_away(true);
+    wait_until("a renewal at the other server", || {
+        second.stderr().contains("renew")
+    });
+    let renewed = Instant::now();
+    while renewed.elapsed() < SECOND * 7 {
+        assert!(next.is_silent(), "no second holder");
+        assert!(process::alive(command), "{}", holder.stderr());
+        let_last(SECOND / 10);
+    }
+    holder.let_go();
+    assert_eq!(holder.wait().end, exited(0).end);
+    assert_eq!(next.hear(), "YES");
 }
 
 #[test]

@@ -299,6 +299,20 @@ fn break_needs_a_pool_and_a_server() {
 }
 
 #[test]
+fn servers_that_share_their_pools_are_a_list() {
+    let found = plan("-H|a,[::1],10.0.0.1|-p|90|-r|pool1|true").unwrap();
+    let Lock::Pool(target) = &found.lock else {
+        panic!("{:?}", found.lock)
+    };
+    assert_eq!(target.server.to_string(), "a:90,[::1]:90,10.0.0.1:90");
+    assert_eq!(target.server.header(), "a:90");
+    for list in ["a,", ",a", "a,,b", "a,b c", "a,unix:/s", "https://a,b"] {
+        let refused = plan(&format!("-H|{list}|-r|pool1|true")).unwrap_err();
+        assert!(refused.starts_with("-H: expected "), "{refused}");
+    }
+}
+
+#[test]
 fn https_has_its_port_and_a_prefix() {
     for (words, server, header) in [
         ("-H|https://dx", "https://dx", "dx"),

@@ -17,7 +17,6 @@ use crate::sys::clock::now;
 use crate::sys::host;
 use crate::sys::process::Pid;
 use std::path::Path;
-use std::slice::from_ref;
 use std::time::Duration;
 
 /// How long name servers may take to find the full name of this host: half of the time that the
@@ -43,7 +42,7 @@ pub(super) fn build(
         log.warn(&warning);
     }
     let mut own_name = look_up_own_name(target)?;
-    let mut addresses = HostAddresses::new(from_ref(&target.server.host), &connection);
+    let mut addresses = HostAddresses::new(&target.server.hosts, &connection);
     let (found, rounds) = prepare::resolve_with_retries(&mut addresses, None, reach_by)
         .map_err(Stop::system(LOOK_UP))?;
     if found.endpoints.is_empty() {
