@@ -178,6 +178,40 @@ fn command_goes_on_when_the_server_that_granted_its_lock_is_killed() {
 }
 
 #[test]
+fn pool_that_moves_between_backends_has_one_holder_and_tokens_that_grow() {
+    let (sandbox, zookeeper) = (Sandbox::new(), ZooKeeper::shared());
+    let pools = "- name: one\n  expire: 2\n- name: idle\n";
+    let state = sandbox.path("state").display().to_string();
+    let in_memory = format!("state: {state}\npools:\n{pools}");
+    let shared = config(zookeeper, "/moved", pools);
+    let mut server = Distributexd::start(&sandbox, &in_memory);
+    let mut client = sandbox.client(zookeeper);
+    let mut last = 0;
+    for backend in [&shared, &in_memory, &shared] {
+        // The steps of the manual: no new holder, the old ones leave, then the other backend.
+        let held = server.calls("get", "a", "one").reply();
+        let (granted, lent) = (token(&held), Instant::now());
+        assert!(granted > last, "{granted} follows {last}");
+        last = granted;
+        server.stop();
+        server.configure(backend);
+        if *backend == shared {
+            // What is left of an earlier time has older tokens.
+            let _ = client.delete("/moved/one");
+        }
+        let_last((SECOND * 2).saturating_sub(lent.elapsed()));
+        server.start_again();
+        let status = server.ask("/status/");
+        assert!(!status.contains("\"host\":\"a\""), "{status}");
+        let other = server.calls("get", "b", "one").reply();
+        assert_eq!(other.body, b"YES");
+        assert!(token(&other) > last, "{} follows {last}", token(&other));
+        last = token(&other);
+        assert_eq!(server.call("release", "b", "one"), "OK");
+    }
+}
+
+#[test]
 fn tls_carries_the_connection_and_its_certificate_is_the_identity() {
     let sandbox = Sandbox::new();
     let (zookeeper, address) = ZooKeeper::start_secure(&sandbox.folder);
