@@ -272,6 +272,8 @@ pub struct Session {
     with_next_beat: Option<Request>,
     /// A lock is held: silent servers are left quickly.
     holding: bool,
+    /// No lock is held in this session, and silent servers are left as quickly.
+    hurrying: bool,
     /// The number of rounds is limited, so the rounds must last as long as a starting server needs.
     counting: bool,
     /// A server without a quorum is accepted too.
@@ -314,6 +316,7 @@ impl Session {
             next_beat: Moment::NEVER,
             with_next_beat: None,
             holding: false,
+            hurrying: false,
             counting: false,
             only_reads: false,
             read_only: false,
@@ -463,6 +466,13 @@ impl Session {
         self.holding = false;
         self.beat = Request::Ping;
         self.with_next_beat = None;
+    }
+
+    /// From now on a silent server is left as quickly as by a holder: what others have lent depends on
+    /// this session, though it can end without harm. So it still asks whether it has ended, as the
+    /// session of a holder never does.
+    pub fn hurry(&mut self) {
+        self.hurrying = true;
     }
 
     /// Sends this request with the next heartbeat, in place of one that still waits for it. It costs
@@ -770,7 +780,8 @@ impl Session {
 
     /// How long one server may take to accept and to answer.
     fn attempt(&self) -> Duration {
-        let share = if self.holding {
+        let is_short = self.holding || self.hurrying;
+        let share = if is_short {
             self.lease.timeout() / HEARTBEATS_PER_TIMEOUT
         } else {
             self.timeout / u32::try_from(self.servers.len()).unwrap_or(u32::MAX)
@@ -779,7 +790,7 @@ impl Session {
             // A holder has 0.45 of the timeout for all attempts.
             let most = self.lease.timeout() * 2 / HEARTBEATS_PER_TIMEOUT;
             SHORTEST_COMMAND_ATTEMPT
-                .min(if self.holding { most } else { Duration::MAX })
+                .min(if is_short { most } else { Duration::MAX })
                 .max(SHORTEST_ATTEMPT)
         } else {
             SHORTEST_ATTEMPT
@@ -800,7 +811,7 @@ impl Session {
     fn patience(&self) -> Duration {
         if self.holding && self.keeper {
             self.lease.timeout() // no other server would resume the session
-        } else if self.holding {
+        } else if self.holding || self.hurrying && !self.keeper {
             self.lease.timeout() * 2 / HEARTBEATS_PER_TIMEOUT
         } else {
             self.lease.timeout() * 2 / 3
@@ -1149,6 +1160,51 @@ mod tests {
         for request in [&sync, &read] {
             assert!(!session.proves(request), "{request:?}");
         }
+    }
+
+    /// When a session of 10 s on two servers leaves a server that is silent after the handshake, and
+    /// one that accepts connections and answers nothing.
+    fn leaves_after(prepare: impl FnOnce(&mut Session)) -> [Duration; 2] {
+        let mut session = fresh(&["h1:2181", "h2:2181"]);
+        prepare(&mut session);
+        handshake(&mut session, NOW, 0, 7, 10_000);
+        assert!(session.is_up());
+        session.ask(Request::Check { path: "/".into() }, NOW);
+        let mut now = NOW;
+        while session.is_up() {
+            now = session.wake();
+            session.tick(now);
+        }
+        let silent = now.since(NOW);
+        session.tick(session.wake());
+        session.connected(now);
+        [silent, session.wake().since(now)]
+    }
+
+    #[test]
+    fn silent_server_is_left_as_quickly_as_by_a_holder_if_the_session_hurries() {
+        let times = |times: [u64; 2]| times.map(Duration::from_millis);
+        assert_eq!(leaves_after(|_| {})[1], Duration::from_secs(5));
+        assert!(leaves_after(|_| {})[0] > Duration::from_secs(6));
+        assert_eq!(leaves_after(Session::hurry), times([2_000, 1_000]));
+    }
+
+    #[test]
+    fn session_that_hurries_asks_whether_it_has_ended() {
+        let mut session = fresh(&["h1:2181"]);
+        session.hurry();
+        handshake(&mut session, NOW, 0, 7, 10_000);
+        session.disconnected(None, NOW);
+        let mut events = Vec::new();
+        while session.wake() < NOW + Duration::from_secs(12) {
+            let now = session.wake();
+            session.tick(now);
+            session.connected(now);
+            session.disconnected(None, now);
+            events.extend(std::iter::from_fn(|| session.next_event()));
+        }
+        let is_disowned = |event: &SessionEvent| matches!(event, SessionEvent::Disowned { .. });
+        assert!(events.iter().any(is_disowned), "{events:?}");
     }
 
     /// A session with this timeout in ms, which was up and is reconnecting.

@@ -219,6 +219,8 @@ impl ZooKeeper {
             is_outage_logged: false,
             refusal: None,
         };
+        // The leases of clients end while a silent server is waited for.
+        backend.session.hurry();
         backend.locate_pools();
         backend
     }
