@@ -50,7 +50,6 @@
 //! | `run::evict` | takes a lock away: `--break` |
 //! | `run::inspect` | `--status`: reads locks and prints what is known of them |
 //! | `run::local_survey` | reads the locks of files of this host from /proc |
-//! | `run::names` | looks up server names again, in helper processes |
 //! | `run::run_id` | the id of a run, and the file that keeps it |
 //! | `run::witness` | reports whether a signal reached the whole process group |
 //! | `serve` | the loop of the lock server |
@@ -72,6 +71,7 @@
 //! | `prepare` | checks before the loop: PATH, load, names |
 //! | `prepare::tls` | checks files and program of a connection by TLS |
 //! | `prepare::resolver` | looks up server names, with a time limit |
+//! | `prepare::lookup` | looks up server names again, in helper processes |
 //! | `service_manager` | sends messages to the service manager |
 //! | `link` | one non-blocking connection |
 //! | `link::helper` | the helper commands of a connection |

@@ -1,9 +1,11 @@
 //! Checks before the main loop: the load average, the command, and names of servers. Any signal
 //! simply ends the program here: no lock is held yet.
 
+mod lookup;
 mod resolver;
 pub mod tls;
 
+pub use lookup::Lookup;
 pub use resolver::{BackgroundLookup, HostAddresses, HostnameLookup, resolve_with_retries};
 
 use crate::log::{Log, Topic};

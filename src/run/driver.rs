@@ -2,11 +2,11 @@
 //! connection, its files and the name lookup. Knows nothing of guard, supervisor or log.
 
 use super::files::Files;
-use super::names::Lookup;
 use super::system::System;
 use crate::lock::{self, FileOrder, Input, Lock, Output};
 use crate::moment::Moment;
 use crate::plan::ExitReason;
+use crate::prepare::Lookup;
 use crate::supervisor::{self, Loss};
 use crate::sys::process::Pid;
 use crate::transport;

@@ -4,12 +4,12 @@
 
 use super::guard::{self, Job};
 use super::guard_channel::{self, Incoming, Report};
-use super::names::Lookup;
 use super::witness::Witness;
 use crate::guard::Event as Command;
 use crate::link::Link;
 use crate::log::print;
 use crate::moment::Moment;
+use crate::prepare::Lookup;
 use crate::signal::Signal;
 use crate::sys::clock;
 use crate::sys::poll::{self, Watched};

@@ -7,7 +7,6 @@ mod zookeeper;
 
 use super::files::Files;
 use super::host_lock::HostLock;
-use super::names::Lookup;
 use super::run_id::RunId;
 use crate::link::Link;
 use crate::lock::zookeeper::layout;
@@ -15,7 +14,7 @@ use crate::lock::{Failure, Lock};
 use crate::log::{Log, print};
 use crate::moment::Moment;
 use crate::plan::{self, Connection, ExitReason, Plan};
-use crate::prepare::{self, HostAddresses};
+use crate::prepare::{self, HostAddresses, Lookup};
 use crate::reason::reason;
 use crate::sys::clock::now;
 use crate::sys::daemon;

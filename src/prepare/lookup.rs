@@ -1,16 +1,17 @@
-//! Looks up server names again during a run, in helper processes. The helpers are children of this
-//! process, not of the command: `Run` reaps them, and a kill of the command's tree spares them.
+//! Looks up server names again while the program runs, in helper processes. The helpers are children
+//! of this process, not of a command: the loop reaps them, and a kill of the command's tree spares
+//! them.
 
+use super::{BackgroundLookup, HostAddresses};
 use crate::endpoint::Found;
 use crate::moment::Moment;
-use crate::prepare::{BackgroundLookup, HostAddresses};
 use crate::signal::Signal;
 use crate::sys::poll::Watched;
 use crate::sys::process::{self, Pid};
 use std::io;
 
-/// The names of a run's servers.
-pub(super) struct Lookup {
+/// The names of servers.
+pub struct Lookup {
     names: HostAddresses,
     search: Option<BackgroundLookup>,
     /// Helpers that have not been reaped, so that no other process has their ids.
@@ -19,7 +20,7 @@ pub(super) struct Lookup {
 
 impl Lookup {
     /// For these names, which have been looked up once. There may be none.
-    pub(super) fn new(names: HostAddresses) -> Lookup {
+    pub fn new(names: HostAddresses) -> Lookup {
         Lookup {
             names,
             search: None,
@@ -29,7 +30,7 @@ impl Lookup {
 
     /// Begins to look up all names, and cancels an earlier lookup. `result` returns the addresses.
     /// Without names, nothing begins.
-    pub(super) fn begin(&mut self, now: Moment) -> io::Result<()> {
+    pub fn begin(&mut self, now: Moment) -> io::Result<()> {
         self.cancel();
         self.search = BackgroundLookup::begin(&self.names, now)?;
         self.helpers
@@ -38,22 +39,22 @@ impl Lookup {
     }
 
     /// The addresses that are known from earlier lookups.
-    pub(super) fn known(&self) -> Found {
+    pub fn known(&self) -> Found {
         self.names.result()
     }
 
     /// Whether names are being looked up.
-    pub(super) fn is_under_way(&self) -> bool {
+    pub fn is_under_way(&self) -> bool {
         self.search.is_some()
     }
 
     /// What to poll for; nothing unless a lookup is under way.
-    pub(super) fn watched(&self) -> impl Iterator<Item = Watched<'_>> {
+    pub fn watched(&self) -> impl Iterator<Item = Watched<'_>> {
         self.search.iter().flat_map(BackgroundLookup::watched)
     }
 
     /// When a lookup ends at the latest.
-    pub(super) fn until(&self) -> Moment {
+    pub fn until(&self) -> Moment {
         self.search
             .as_ref()
             .map_or(Moment::NEVER, BackgroundLookup::until)
@@ -61,7 +62,7 @@ impl Lookup {
 
     /// Reads the answers that are ready; `ready` has a value for each that was watched. Returns the
     /// addresses when the lookup has ended.
-    pub(super) fn result(
+    pub fn result(
         &mut self,
         ready: impl Iterator<Item = bool>,
         now: Moment,
@@ -77,7 +78,7 @@ impl Lookup {
     }
 
     /// Cancels a lookup: kills the helpers, which are reaped later.
-    pub(super) fn cancel(&mut self) {
+    pub fn cancel(&mut self) {
         self.search = None;
         for &helper in &self.helpers {
             let _ = process::kill(helper, Signal::KILL); // a helper that has exited is still a zombie
@@ -85,17 +86,17 @@ impl Lookup {
     }
 
     /// A child was reaped: if it was a helper, its id may be another process's now.
-    pub(super) fn reaped(&mut self, child: Pid) {
+    pub fn reaped(&mut self, child: Pid) {
         self.helpers.retain(|&helper| helper != child);
     }
 
     /// Whether a process is a helper.
-    pub(super) fn is_helper(&self, process: Pid) -> bool {
+    pub fn is_helper(&self, process: Pid) -> bool {
         self.helpers.contains(&process)
     }
 
     /// Whether a helper has not been reaped.
-    pub(super) fn has_helpers(&self) -> bool {
+    pub fn has_helpers(&self) -> bool {
         !self.helpers.is_empty()
     }
 }
