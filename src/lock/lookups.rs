@@ -22,9 +22,9 @@ const LONGEST_OF_A_HOLDER: Duration = Duration::from_secs(1);
 /// The shortest pause, however short the lease.
 const SHORTEST: Duration = Duration::from_millis(250);
 
-/// The schedule of the look-ups of one lock.
+/// The schedule of the look-ups of one lock, or of one lock server.
 #[derive(Clone, Debug)]
-pub(super) struct Lookups {
+pub struct Lookups {
     /// A look-up is under way. It never ends if there are no names.
     under_way: bool,
     /// When the last look-up ended.
@@ -35,7 +35,7 @@ pub(super) struct Lookups {
 
 impl Lookups {
     /// Names were looked up at the start, at this moment.
-    pub(super) fn new(now: Moment) -> Lookups {
+    pub fn new(now: Moment) -> Lookups {
         Lookups {
             under_way: false,
             done: now,
@@ -45,7 +45,7 @@ impl Lookups {
 
     /// When the next look-up is due. `unreached`: since when no server has been reached; `None`:
     /// one has. `heartbeat`: how often a holder confirms its lock; `None`: nothing is held.
-    pub(super) fn due(&self, unreached: Option<Moment>, heartbeat: Option<Duration>) -> Moment {
+    pub fn due(&self, unreached: Option<Moment>, heartbeat: Option<Duration>) -> Moment {
         let Some(since) = unreached.filter(|_| !self.under_way) else {
             return Moment::NEVER;
         };
@@ -56,19 +56,19 @@ impl Lookups {
     }
 
     /// A look-up has begun.
-    pub(super) fn begin(&mut self) {
+    pub fn begin(&mut self) {
         self.under_way = true;
     }
 
     /// A look-up has ended.
-    pub(super) fn done(&mut self, now: Moment) {
+    pub fn done(&mut self, now: Moment) {
         self.under_way = false;
         self.done = now;
         self.pause = (self.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
     }
 
     /// A server was reached: the next outage starts with the first pause.
-    pub(super) fn reached(&mut self) {
+    pub fn reached(&mut self) {
         self.pause = Duration::ZERO;
     }
 }

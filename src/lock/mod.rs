@@ -10,7 +10,7 @@
 
 pub mod file;
 pub mod http;
-mod lookups;
+pub mod lookups;
 pub mod period;
 mod repeats;
 pub mod zookeeper;

@@ -19,6 +19,7 @@ pub mod status;
 mod waiters;
 pub mod zookeeper;
 
+use crate::endpoint::Endpoint;
 use crate::moment::Moment;
 use crate::plan::{self, Level};
 use crate::transport;
@@ -258,6 +259,9 @@ pub trait Backend {
 
     /// Replaces the pools by those of a config that was read again.
     fn reconfigure(&mut self, pools: Vec<plan::Pool>, now: Moment);
+
+    /// Replaces the addresses of its servers, whose names were looked up again.
+    fn relist(&mut self, _servers: Vec<Endpoint>, _now: Moment) {}
 
     /// The name in the config of the pool that a request means by this name, if that is another.
     fn config_name(&self, _asked: &str) -> Option<String> {

@@ -62,11 +62,7 @@ impl Lookup {
 
     /// Reads the answers that are ready; `ready` has a value for each that was watched. Returns the
     /// addresses when the lookup has ended.
-    pub fn result(
-        &mut self,
-        ready: impl Iterator<Item = bool>,
-        now: Moment,
-    ) -> Option<Found> {
+    pub fn result(&mut self, ready: impl Iterator<Item = bool>, now: Moment) -> Option<Found> {
         let search = self.search.as_mut()?;
         search.read(ready);
         if now < search.until() {

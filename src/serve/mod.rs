@@ -202,7 +202,10 @@ impl<'a, S: System> ServerLoop<'a, S> {
 
     /// Does everything that is to be done before the next sleep.
     pub fn turn(&mut self) -> Turn {
-        let backend_deadline = self.run_backend();
+        let mut backend_deadline = self.run_backend();
+        if self.look_up_names() {
+            backend_deadline = self.run_backend();
+        }
         if self
             .shutdown_deadline
             .is_some_and(|until| self.service.connections().is_empty() || until <= S::now())
@@ -212,6 +215,16 @@ impl<'a, S: System> ServerLoop<'a, S> {
         }
         let deadline = backend_deadline.min(self.report_status());
         Turn::Sleep(deadline.min(self.next_deadline()))
+    }
+
+    /// Looks up the names of the servers of the backend again, if that is due. Returns whether the
+    /// backend has got addresses.
+    fn look_up_names(&mut self) -> bool {
+        let now = S::now();
+        let found = self.store.as_mut().and_then(|store| S::look_up(store, now));
+        let Some(found) = found else { return false };
+        self.service.backend.relist(found.endpoints, now);
+        true
     }
 
     /// Sends a message to the service manager.
@@ -249,6 +262,7 @@ impl<'a, S: System> ServerLoop<'a, S> {
             .connections()
             .next_deadline()
             .min(listener)
+            .min(self.store.as_ref().map_or(Moment::NEVER, S::look_up_due))
             .min(self.service.denials_due())
             .min(self.shutdown_deadline.unwrap_or(Moment::NEVER))
     }

@@ -42,8 +42,9 @@ pub(super) fn open(plan: &Server) -> Result<(ServerLoop<'_, Linux>, Timer), (Exi
         ),
         plan::Backend::ZooKeeper(ensemble) => {
             let connection = checked(plan, ensemble)?;
-            let servers = find_servers(ensemble, &connection).map_err(unreachable)?;
-            (Some(Store::chosen()), servers)
+            let mut names = HostAddresses::new(&ensemble.hosts, &connection);
+            let servers = find_servers(&mut names).map_err(unreachable)?;
+            (Some(Store::chosen(names, now())), servers)
         }
     };
     let descriptors = descriptors::raise_limit().map_err(system("read the limit of open files"))?;
@@ -102,9 +103,8 @@ pub(super) fn checked(
 }
 
 /// The addresses of the servers of an ensemble.
-fn find_servers(ensemble: &PoolEnsemble, connection: &Connection) -> Result<Vec<Endpoint>, String> {
-    let mut addresses = HostAddresses::new(&ensemble.hosts, connection);
-    let found = prepare::resolve_with_retries(&mut addresses, None, now() + LOOK_UP);
+fn find_servers(names: &mut HostAddresses) -> Result<Vec<Endpoint>, String> {
+    let found = prepare::resolve_with_retries(names, None, now() + LOOK_UP);
     let (found, _) = found.map_err(|error| {
         let why = reason(&error);
         format!("cannot look up the servers of ZooKeeper: {why}")

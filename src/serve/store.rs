@@ -1,15 +1,21 @@
 //! The connection to the store of the holders, memcached or ZooKeeper, and its registration in the
-//! epoll. A command may carry it.
+//! epoll. A command may carry it. The names of an ensemble are looked up again while no server of it
+//! is reached.
 
+use crate::endpoint::Found;
 use crate::link::Link;
+use crate::lock::lookups::Lookups;
 use crate::moment::Moment;
 use crate::plan::{Connection, Host};
 use crate::pool::Target;
-use crate::prepare::{self, HostAddresses};
+use crate::prepare::{self, HostAddresses, Lookup};
 use crate::reason::reason;
+use crate::sys::clock::now;
 use crate::sys::epoll::{Epoll, Interest};
+use crate::sys::poll::{self, Watched};
 use crate::sys::process::{self, Reap};
 use crate::transport::{Address, Event, Output};
+use std::fmt;
 use std::io;
 use std::time::Duration;
 
@@ -26,6 +32,16 @@ pub(super) struct Store {
     watched: Option<Interest>,
     /// The stderr of the command that carries the connection is registered.
     watches_stderr: bool,
+    /// The names of the servers among which the backend chooses.
+    names: Option<Names>,
+}
+
+/// Names that are looked up again.
+struct Names {
+    lookup: Lookup,
+    schedule: Lookups,
+    /// Since when no server has been reached; `None`: one has sent something.
+    unreached: Option<Moment>,
 }
 
 /// Where the connection goes.
@@ -49,9 +65,17 @@ struct Addresses {
 }
 
 impl Store {
-    /// Of a backend that chooses its server itself. Not connected yet.
-    pub(super) fn chosen() -> Store {
-        Store::new(Servers::Chosen)
+    /// Of a backend that chooses among the servers with these names, which were looked up once. Not
+    /// connected yet.
+    pub(super) fn chosen(names: HostAddresses, now: Moment) -> Store {
+        Store {
+            names: Some(Names {
+                lookup: Lookup::new(names),
+                schedule: Lookups::new(now),
+                unreached: Some(now),
+            }),
+            ..Store::new(Servers::Chosen)
+        }
     }
 
     /// A server of the config. Not connected yet.
@@ -80,6 +104,7 @@ impl Store {
             servers,
             watched: None,
             watches_stderr: false,
+            names: None,
         }
     }
 
@@ -106,6 +131,9 @@ impl Store {
                 self.try_listed()
             }
             (_, Some(address)) => {
+                if let Some(names) = &mut self.names {
+                    names.unreached.get_or_insert_with(now);
+                }
                 self.forget_registration();
                 self.link.connect(address)
             }
@@ -149,7 +177,12 @@ impl Store {
                 servers.reached();
                 report(Event::Connected);
             }
-            Event::Received(_) => report(event),
+            Event::Received(_) => {
+                if let Some(names) = &mut self.names {
+                    names.reached();
+                }
+                report(event);
+            }
             Event::Disconnected(why) => ended = Some(why),
         });
         let Some(mut why) = ended else { return };
@@ -162,12 +195,26 @@ impl Store {
         report(Event::Disconnected(why));
     }
 
-    /// Reaps the commands that have ended. Reports the end of the connection, if one of them carried
+    /// Reaps the children that have ended. Reports the end of the connection, if one of them carried
     /// it.
     pub(super) fn reap(&mut self, mut report: impl FnMut(Event)) {
         while let Reap::Ended(child, _) = process::reap() {
+            if let Some(names) = &mut self.names {
+                names.lookup.reaped(child);
+            }
             self.link.reaped(child, &mut report);
         }
+    }
+
+    /// Begins to look up the names of the servers if that is due, in child processes, so that nothing
+    /// waits for it. Returns the addresses when that has ended.
+    pub(super) fn look_up(&mut self, now: Moment) -> Option<Found> {
+        self.names.as_mut()?.look_up(now)
+    }
+
+    /// When `look_up` is due. The end of a child wakes the loop, too.
+    pub(super) fn look_up_due(&self) -> Moment {
+        self.names.as_ref().map_or(Moment::NEVER, Names::due)
     }
 
     /// Lets a command pass on what was sent last. Without a command the kernel does.
@@ -194,6 +241,56 @@ impl Store {
             Some(before) if before != interest => epoll.change(fd, key, interest),
             Some(_) => Ok(()),
         }
+    }
+}
+
+impl Names {
+    /// A server has sent something.
+    fn reached(&mut self) {
+        self.unreached = None;
+        self.schedule.reached();
+    }
+
+    fn look_up(&mut self, now: Moment) -> Option<Found> {
+        if self.schedule.due(self.unreached, None) <= now {
+            self.schedule.begin();
+            if self.lookup.begin(now).is_err() {
+                self.schedule.done(now); // no process can be started: later, perhaps
+            }
+        }
+        let found = self.answers(now)?;
+        self.schedule.done(now);
+        Some(found)
+    }
+
+    /// Reads what the children have answered, without waiting for more. `Some` at the end.
+    fn answers(&mut self, now: Moment) -> Option<Found> {
+        while self.lookup.is_under_way() {
+            let mut watched: Vec<_> = self.lookup.watched().collect();
+            let _ = poll::wait(&mut watched, Some(Duration::ZERO));
+            let ready: Vec<bool> = watched.iter().map(Watched::ready).collect();
+            let is_silent = !ready.contains(&true);
+            if let Some(found) = self.lookup.result(ready.into_iter(), now) {
+                return Some(found);
+            }
+            if is_silent {
+                break;
+            }
+        }
+        None
+    }
+
+    fn due(&self) -> Moment {
+        let next = self.schedule.due(self.unreached, None);
+        next.min(self.lookup.until())
+    }
+}
+
+impl fmt::Debug for Names {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.debug_struct("Names")
+            .field("unreached", &self.unreached)
+            .finish_non_exhaustive()
     }
 }
 

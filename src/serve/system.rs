@@ -6,6 +6,7 @@ use super::LISTENER;
 use super::listener::{Accepted, Listener};
 use super::state_file::StateFile;
 use super::store::Store;
+use crate::endpoint::Found;
 use crate::moment::Moment;
 use crate::pool::Target;
 use crate::pool::state::State;
@@ -69,9 +70,17 @@ pub trait System: Sized {
     fn execute(store: &mut Self::Store, output: Output<Target>) -> Option<Event<'static>>;
     /// The connection to the store is ready: reports what happened to it.
     fn read(store: &mut Self::Store, report: impl FnMut(Event));
-    /// Reaps the children of the server: the commands that carry the connection. The default has
-    /// none.
+    /// Reaps the children of the server: the commands that carry the connection, and those that look
+    /// up names. The default has none.
     fn reap(_store: &mut Self::Store, _report: impl FnMut(Event)) {}
+    /// Looks up the names of the servers again if that is due. Returns their addresses at the end.
+    fn look_up(_store: &mut Self::Store, _now: Moment) -> Option<Found> {
+        None
+    }
+    /// When that is due.
+    fn look_up_due(_store: &Self::Store) -> Moment {
+        Moment::NEVER
+    }
     /// Lets a command that carries the connection pass on what was sent last, until this moment.
     fn part(_store: &mut Self::Store, _by: Moment) {}
 }
@@ -181,6 +190,14 @@ impl System for Linux {
 
     fn reap(store: &mut Store, report: impl FnMut(Event)) {
         store.reap(report);
+    }
+
+    fn look_up(store: &mut Store, now: Moment) -> Option<Found> {
+        store.look_up(now)
+    }
+
+    fn look_up_due(store: &Store) -> Moment {
+        store.look_up_due()
     }
 
     fn part(store: &mut Store, by: Moment) {

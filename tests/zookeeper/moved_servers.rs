@@ -216,6 +216,46 @@ fn a_waiter_and_a_holder_of_distributex_follow_a_server_that_has_moved() {
 }
 
 #[test]
+fn lock_server_reaches_an_ensemble_that_has_moved() {
+    let (zookeeper, sandbox) = (ZooKeeper::shared(), Sandbox::new());
+    let mut moving = Moving::new(zookeeper.address());
+    point(&sandbox, Some(OLD));
+    let (address, path) = (moving.address(), format!("/moved-{}", sandbox.id));
+    let config = sandbox.path("distributex.yaml");
+    let text = format!(
+        "listen: 127.0.0.1\nbackend: zookeeper\nhost: {address}\npath: {path}\npools:\n- name: one\n"
+    );
+    fs::write(&config, text).expect("the config can be written");
+    let port = common::free_port();
+    let words = [
+        "--program=distributexd",
+        "-c",
+        config.to_str().expect("paths of tests are text"),
+        "-p",
+        &port.to_string(),
+    ];
+    let server = named(&sandbox, &sandbox.program(&words)).start();
+    let status = || {
+        let mut connection = Connection::to(port)?;
+        connection.say("GET /get/?host=a&pool=one HTTP/1.1\r\n\r\n");
+        Some(connection.reply().status)
+    };
+    wait_until("a YES", || status() == Some(200));
+    moving.leave();
+    wait_until("an outage", || status() == Some(503));
+    let _new = moving.arrive();
+    point(&sandbox, Some(NEW));
+    let moved = Instant::now();
+    wait_until("a YES from the new address", || status() == Some(200));
+    assert!(moved.elapsed() < LATE, "{:?}", moved.elapsed());
+    wait_until("no child is left", || {
+        process::children(server.pid()).is_empty()
+    });
+    server.signal(libc::SIGTERM);
+    assert_eq!(server.wait().end, Ok(0));
+}
+
+#[test]
 fn a_holder_keeps_its_lock_when_its_server_has_moved_and_no_helper_stays() {
     let (server, sandbox) = (ZooKeeper::start(), Sandbox::new());
     let mut moving = Moving::new(server.address());

@@ -590,6 +590,10 @@ impl Backend for ZooKeeper {
         self.locate_pools();
     }
 
+    fn relist(&mut self, servers: Vec<Endpoint>, now: Moment) {
+        self.session.relist(servers, now);
+    }
+
     fn failure(&self) -> Option<String> {
         let is_down = self.is_outage_logged && !self.session.is_up();
         is_down.then(|| {
