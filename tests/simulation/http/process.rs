@@ -702,6 +702,7 @@ fn plan_of(pool: Pool, verbose: bool) -> &'static plan::Server {
                     Backend::ZooKeeper { timeout } => {
                         plan::Backend::ZooKeeper(plan::PoolEnsemble {
                             hosts: vec![], // `members` has the addresses
+                            connection: plan::Connection::Direct,
                             timeout: Duration::from_millis(timeout.into()),
                             auth: None,
                             acl: plan::Acl::Open,
