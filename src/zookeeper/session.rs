@@ -274,6 +274,8 @@ pub struct Session {
     holding: bool,
     /// No lock is held in this session, and silent servers are left as quickly.
     hurrying: bool,
+    /// When bytes last arrived.
+    heard: Moment,
     /// The number of rounds is limited, so the rounds must last as long as a starting server needs.
     counting: bool,
     /// A server without a quorum is accepted too.
@@ -317,6 +319,7 @@ impl Session {
             with_next_beat: None,
             holding: false,
             hurrying: false,
+            heard: now,
             counting: false,
             only_reads: false,
             read_only: false,
@@ -649,6 +652,7 @@ impl Session {
 
     /// Bytes have arrived.
     pub fn received(&mut self, bytes: &[u8], now: Moment) {
+        self.heard = now;
         self.incoming.extend_from_slice(bytes);
         let mut incoming = std::mem::take(&mut self.incoming);
         let mut rest = &incoming[..];
@@ -780,7 +784,9 @@ impl Session {
 
     /// How long one server may take to accept and to answer.
     fn attempt(&self) -> Duration {
-        let is_short = self.holding || self.hurrying;
+        // If all servers are slow, a new session takes more than that.
+        let is_first_round = self.attempts <= self.servers.len();
+        let is_short = self.holding || self.hurrying && is_first_round;
         let share = if is_short {
             self.lease.timeout() / HEARTBEATS_PER_TIMEOUT
         } else {
@@ -819,9 +825,16 @@ impl Session {
     }
 
     fn silent_at(&self) -> Moment {
-        self.in_flight
-            .front()
-            .map_or(Moment::NEVER, |oldest| oldest.sent + self.patience())
+        let Some(oldest) = self.in_flight.front() else {
+            return Moment::NEVER;
+        };
+        // One that works through many requests is not silent.
+        let since = if self.hurrying {
+            oldest.sent.max(self.heard)
+        } else {
+            oldest.sent
+        };
+        since + self.patience()
     }
 
     fn next_xid(&mut self) -> i32 {
@@ -1205,6 +1218,48 @@ mod tests {
         }
         let is_disowned = |event: &SessionEvent| matches!(event, SessionEvent::Disowned { .. });
         assert!(events.iter().any(is_disowned), "{events:?}");
+    }
+
+    #[test]
+    fn session_that_hurries_leaves_no_server_that_works_through_many_requests() {
+        let mut session = fresh(&["h1:2181", "h2:2181"]);
+        session.hurry();
+        handshake(&mut session, NOW, 0, 7, 10_000);
+        let path = || "/a".to_string();
+        for _ in 0..10 {
+            session.ask(Request::Check { path: path() }, NOW);
+        }
+        let first = session.last_xid - 9;
+        for second in 1..9 {
+            let now = NOW + Duration::from_secs(second);
+            session.tick(now);
+            assert!(session.is_up(), "after {second} s");
+            let xid = first + i32::try_from(second).unwrap() - 1;
+            session.received(&reply(xid, Code::NO_NODE.0), now);
+        }
+        let now = NOW + Duration::from_secs(10);
+        session.tick(now);
+        assert!(!session.is_up(), "it has been silent for 2 s");
+    }
+
+    #[test]
+    fn session_that_hurries_gives_slow_servers_their_time_in_the_second_round() {
+        let mut session = fresh(&["h1:2181", "h2:2181"]);
+        session.hurry();
+        let mut now = NOW;
+        let mut times = Vec::new();
+        for _ in 0..4 {
+            session.tick(now);
+            session.connected(now);
+            let since = now;
+            while matches!(session.phase, Phase::Handshake { .. }) {
+                now = session.wake();
+                session.tick(now);
+            }
+            times.push(now.since(since).as_secs());
+            now = session.wake();
+        }
+        assert_eq!(times, [1, 1, 5, 5]);
     }
 
     /// A session with this timeout in ms, which was up and is reconnecting.
