@@ -268,6 +268,16 @@ pub trait Backend {
         None
     }
 
+    /// Whether a server that stops may end, once no client is connected: a write that is on its way
+    /// could grant a holding that no client knows of, and such holdings are to be taken back. After
+    /// `close`: whether that is done.
+    fn is_settled(&self) -> bool {
+        true
+    }
+
+    /// The server ends: no request follows. What it has begun ends with it.
+    fn close(&mut self, _now: Moment) {}
+
     /// Why it can grant no lock at the moment; `None`: as far as it knows, it can.
     fn failure(&self) -> Option<String>;
 

@@ -48,7 +48,8 @@ pub use listener::Accepted;
 pub use setup::backend;
 pub use system::{Stream, System};
 
-/// How long a server that shuts down waits for clients to receive the last replies.
+/// How long a server that shuts down waits for clients to receive the last replies, and for the
+/// backend to be settled.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
 
 /// How long a command that carries the connection to ZooKeeper may take to pass the last requests on.
@@ -206,12 +207,15 @@ impl<'a, S: System> ServerLoop<'a, S> {
         if self.look_up_names() {
             backend_deadline = self.run_backend();
         }
-        if self
-            .shutdown_deadline
-            .is_some_and(|until| self.service.connections().is_empty() || until <= S::now())
-        {
-            self.finish();
-            return Turn::End;
+        if let Some(until) = self.shutdown_deadline {
+            if self.is_settled() {
+                self.service.backend.close(S::now());
+                backend_deadline = self.run_backend();
+            }
+            if self.is_settled() || until <= S::now() {
+                self.finish();
+                return Turn::End;
+            }
         }
         let deadline = backend_deadline.min(self.report_status());
         Turn::Sleep(deadline.min(self.next_deadline()))
@@ -225,6 +229,11 @@ impl<'a, S: System> ServerLoop<'a, S> {
         let Some(found) = found else { return false };
         self.service.backend.relist(found.endpoints, now);
         true
+    }
+
+    /// Whether nothing is left for which a server that stops would wait.
+    fn is_settled(&self) -> bool {
+        self.service.connections().is_empty() && self.service.backend.is_settled()
     }
 
     /// Sends a message to the service manager.
@@ -422,6 +431,8 @@ impl<'a, S: System> ServerLoop<'a, S> {
     /// Closes all connections. Grants that were not received by now are taken back and saved.
     fn finish(&mut self) {
         self.service.close_all();
+        self.run_backend();
+        self.service.backend.close(S::now());
         self.run_backend();
         if let Some(store) = &mut self.store {
             S::part(store, S::now() + LAST_WORDS);

@@ -346,6 +346,11 @@ impl Session {
         self.phase == Phase::Up
     }
 
+    /// Whether it is closed, or given up.
+    pub fn is_closed(&self) -> bool {
+        self.phase == Phase::Closed
+    }
+
     /// Whether the session is up, and the oldest request waits no longer than with a healthy
     /// server.
     pub fn is_answering(&self, now: Moment) -> bool {

@@ -264,3 +264,19 @@ fn tls_carries_the_connection_and_its_certificate_is_the_identity() {
     assert_eq!(server.calls("get", "b", "one").reply().status, 503);
     server.stop();
 }
+
+#[test]
+fn server_that_stops_leaves_no_entry_that_others_wait_for() {
+    let (sandbox, zookeeper) = (Sandbox::new(), ZooKeeper::shared());
+    let pools = "- name: one\n";
+    // Entries of a server that is dead stay for the timeout of its session.
+    let config = config(zookeeper, "/stops", pools).replace("timeout: 2", "timeout: 30");
+    let mut servers = [(); 2].map(|()| Distributexd::start(&sandbox, &config));
+    assert_eq!(servers[1].call("get", "first", "one"), "YES");
+    let mut gone = waiter(&servers, 0, "gone");
+    let mut next = waiter(&servers, 1, "next");
+    assert_eq!(servers[0].stop().end, Ok(0));
+    assert_eq!(gone.reply().status, 503);
+    assert_eq!(servers[1].call("release", "first", "one"), "OK");
+    assert_eq!(next.hear(), "YES");
+}

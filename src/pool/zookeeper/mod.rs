@@ -193,6 +193,8 @@ pub struct ZooKeeper {
     is_outage_logged: bool,
     /// The error with which the servers refuse the credentials.
     refusal: Option<Code>,
+    /// The server ends, and the session is to be closed.
+    is_closing: bool,
 }
 
 impl ZooKeeper {
@@ -218,6 +220,7 @@ impl ZooKeeper {
             down_since: Some(now),
             is_outage_logged: false,
             refusal: None,
+            is_closing: false,
         };
         // The leases of clients end while a silent server is waited for.
         backend.session.hurry();
@@ -330,6 +333,14 @@ impl ZooKeeper {
     fn take_events(&mut self, now: Moment) {
         while let Some(event) = self.session.next_event() {
             match event {
+                SessionEvent::Up { .. } if self.is_closing => {
+                    self.session.ask(request::Request::Close, now);
+                }
+                // Nothing is sent behind the close of the session.
+                SessionEvent::Reply { .. } if self.is_closing => {}
+                SessionEvent::Expired | SessionEvent::Replaced { .. } if self.is_closing => {
+                    self.session.forget(now);
+                }
                 SessionEvent::Up { resumed } => self.up(resumed, now),
                 SessionEvent::Reply { request, result } => self.reply(&request, result, now),
                 SessionEvent::Watch { change, path } => self.watch_fired(change, &path),
@@ -507,14 +518,14 @@ impl ZooKeeper {
     }
 
     fn begin_cycles(&mut self, now: Moment) {
-        if self.session.is_up() {
+        if self.session.is_up() && !self.is_closing {
             let (pools, mut context) = self.with_context(now);
             pools.iter_mut().for_each(|pool| pool.begin(&mut context));
         }
     }
 
     fn wake(&self) -> Moment {
-        let is_up = self.session.is_up();
+        let is_up = self.session.is_up() && !self.is_closing;
         let report = self
             .reports
             .front()
@@ -592,6 +603,28 @@ impl Backend for ZooKeeper {
 
     fn relist(&mut self, servers: Vec<Endpoint>, now: Moment) {
         self.session.relist(servers, now);
+    }
+
+    fn is_settled(&self) -> bool {
+        let is_up = self.session.is_up();
+        if self.is_closing {
+            self.session.is_closed()
+        } else {
+            self.pools.iter().all(|pool| pool.is_settled(is_up))
+        }
+    }
+
+    /// With the session end all entries of this server, also those that are being created: others do
+    /// not wait for its timeout.
+    fn close(&mut self, now: Moment) {
+        if std::mem::replace(&mut self.is_closing, true) {
+            return;
+        }
+        if self.session.is_up() {
+            self.session.ask(request::Request::Close, now);
+        } else {
+            self.session.forget(now);
+        }
     }
 
     fn failure(&self) -> Option<String> {

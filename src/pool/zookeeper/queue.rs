@@ -114,6 +114,11 @@ impl Queue {
         self.unqueued.iter().copied()
     }
 
+    /// Whether this session may have entries here.
+    pub(super) fn is_used(&self) -> bool {
+        self.is_used
+    }
+
     /// How many waiters of this server have an entry, or will have one.
     pub(super) fn queued(&self) -> usize {
         self.entries.len()

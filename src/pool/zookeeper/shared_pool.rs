@@ -180,6 +180,14 @@ impl SharedPool {
             && self.queue.queued() == 0
     }
 
+    /// Nothing is to be waited for before the session is closed, which ends all entries: no write is
+    /// on its way, and no holding is to be taken back. Without a connection entries stay.
+    pub(super) fn is_settled(&self, is_up: bool) -> bool {
+        !matches!(self.phase, Some(Phase::Writing { .. }))
+            && !self.deliveries.has_undelivered()
+            && (is_up || !self.queue.is_used())
+    }
+
     pub(super) fn name(&self) -> &str {
         &self.name
     }

@@ -802,3 +802,108 @@ fn any_name_of_a_pool_is_the_name_of_a_node() {
         assert_eq!(node_path("/d", pool), node);
     }
 }
+
+/// Stops a server as the loop does once no client is connected. Returns whether it has ended.
+fn stop(script: &mut Script, server: usize) -> bool {
+    let now = script.now;
+    if script.servers[server].machine.is_settled() {
+        script.servers[server].input(now, |it| it.close(now));
+    }
+    assert_eq!(script.drain(), "");
+    let machine = &script.servers[server].machine;
+    machine.is_closing && machine.is_settled()
+}
+
+/// At each moment of an exchange the client of this event hangs up and its server stops. The next
+/// client of another server is served at once.
+fn with_each_stop(event: &str, client: &str, pool_is_held: bool) {
+    for moment in 1..100 {
+        let mut script = servers(pool(1, 0));
+        if pool_is_held {
+            script.play_ms(&[(0, "2 get z", "z YES 1")]);
+        }
+        script.play_ms(&[(0, "delay 20", ""), (0, event, "")]);
+        let mut said = String::new();
+        for time in 1..=moment {
+            script.now = Moment(Duration::from_millis(time));
+            said += &script.drain();
+        }
+        if !said.is_empty() {
+            return assert!(moment > 20, "{said}");
+        }
+        script.happen(&format!("1 gone {client}"));
+        let mut time = moment;
+        script.drain();
+        while !stop(&mut script, 0) {
+            time += 1;
+            assert!(time < moment + 400, "it does not end: {moment}");
+            script.now = Moment(Duration::from_millis(time));
+        }
+        assert_eq!(script.peer.fake.sessions_by_age().len(), 2, "{moment}");
+        script.play_ms(&[(600, "delay 0", "")]);
+        if pool_is_held {
+            script.play_ms(&[(601, "2 release z", "z OK")]);
+        }
+        script.happen("3 wait b");
+        let said = script.drain();
+        assert!(said.starts_with("b YES "), "{moment}: {said}");
+        assert_eq!(script.peer.entries(), [""; 0], "{moment}");
+    }
+}
+
+#[test]
+fn server_that_stops_leaves_no_grant_that_no_client_knows_of() {
+    with_each_stop("1 get a", "a", false);
+    with_each_stop("1 wait a", "a", false);
+}
+
+#[test]
+fn server_that_stops_leaves_no_entry_in_the_queue() {
+    with_each_stop("1 wait a", "a", true);
+}
+
+#[test]
+fn server_that_stops_takes_back_a_grant_also_while_a_cycle_runs() {
+    let mut script = servers(pool(2, 0));
+    script.play_ms(&[(0, "1 get a", "a YES 1"), (0, "delay 20", "")]);
+    script.play_ms(&[
+        (1, "1 get c", ""),
+        (1, "1 lost a 1", ""),
+        (1, "1 gone c", ""),
+    ]);
+    assert!(!script.servers[0].machine.is_settled());
+    for time in 2..400 {
+        script.now = Moment(Duration::from_millis(time));
+        stop(&mut script, 0);
+    }
+    assert!(stop(&mut script, 0));
+    let record = script.peer.record();
+    assert!(!record.contains("\"host\""), "{record}");
+}
+
+#[test]
+fn server_that_stops_during_an_outage_waits_only_for_what_it_has_begun() {
+    let mut script = servers(pool(1, 0));
+    script.play_ms(&[
+        (0, "2 get z", "z YES 1"),
+        (1, "1 wait a", ""),
+        (2, "unreachable", ""),
+        (3, "1 gone a", ""),
+    ]);
+    assert!(!stop(&mut script, 0), "its entry is in the queue");
+    assert!(stop(&mut script, 2), "it has begun nothing");
+    script.play_ms(&[(1000, "reachable", ""), (1600, "1 tick", "")]);
+    for time in 1601..1610 {
+        script.now = Moment(Duration::from_millis(time));
+        stop(&mut script, 0);
+    }
+    assert!(stop(&mut script, 0));
+    assert_eq!(script.peer.entries(), [""; 0]);
+    // The connection is lost before the close is answered.
+    script.happen("2 cut after 0 answers");
+    for time in 1610..3000 {
+        script.now = Moment(Duration::from_millis(time));
+        stop(&mut script, 1);
+    }
+    assert!(stop(&mut script, 1));
+}
