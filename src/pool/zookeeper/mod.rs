@@ -187,7 +187,7 @@ pub struct ZooKeeper {
     effects: VecDeque<Effect>,
     /// Requests for a report, and when each arrived.
     reports: VecDeque<(Ticket, Moment)>,
-    /// Since when no server has accepted the session.
+    /// Since when no server has answered a request.
     down_since: Option<Moment>,
     /// That outage is in the log.
     is_outage_logged: bool,
@@ -341,8 +341,11 @@ impl ZooKeeper {
                 SessionEvent::Expired | SessionEvent::Replaced { .. } if self.is_closing => {
                     self.session.forget(now);
                 }
-                SessionEvent::Up { resumed } => self.up(resumed, now),
-                SessionEvent::Reply { request, result } => self.reply(&request, result, now),
+                SessionEvent::Up { resumed } => self.up(resumed),
+                SessionEvent::Reply { request, result } => {
+                    self.answered(now);
+                    self.reply(&request, result, now);
+                }
                 SessionEvent::Watch { change, path } => self.watch_fired(change, &path),
                 SessionEvent::Down(_) => self.down(now),
                 SessionEvent::Expired | SessionEvent::Replaced { .. } => self.session_ended(now),
@@ -356,7 +359,15 @@ impl ZooKeeper {
         }
     }
 
-    fn up(&mut self, resumed: bool, now: Moment) {
+    fn up(&mut self, resumed: bool) {
+        if !resumed {
+            self.pools.iter_mut().for_each(SharedPool::session_ended);
+        }
+    }
+
+    /// The outage is over: a server that rejects the credentials accepts the session, and answers no
+    /// request.
+    fn answered(&mut self, now: Moment) {
         self.refusal = None;
         if let Some(since) = self.down_since.take()
             && std::mem::take(&mut self.is_outage_logged)
@@ -367,9 +378,6 @@ impl ZooKeeper {
                 now.since(since).as_secs_f64()
             );
             self.note(Level::Warning, note);
-        }
-        if !resumed {
-            self.pools.iter_mut().for_each(SharedPool::session_ended);
         }
     }
 
@@ -502,10 +510,8 @@ impl ZooKeeper {
         if self.session.wake() <= now {
             self.session.tick(now); // it has given a silent server up, and tries the next one
         }
-        if let Some(since) = self.down_since
-            && now >= since + LOGGED_OUTAGE
-            && !std::mem::replace(&mut self.is_outage_logged, true)
-        {
+        if self.outage_due() <= now {
+            self.is_outage_logged = true;
             let why = outage(&self.session, self.refusal, now);
             let note = format!("{why}; requests fail until it answers, and waiters keep waiting");
             self.note(Level::Error, note);
@@ -530,12 +536,17 @@ impl ZooKeeper {
             .reports
             .front()
             .map_or(Moment::NEVER, |(_, since)| *since + REQUEST_TIMEOUT);
-        let outage = self
-            .down_since
-            .filter(|_| !self.is_outage_logged)
-            .map_or(Moment::NEVER, |since| since + LOGGED_OUTAGE);
         let pools = self.pools.earliest(|pool| pool.wake(is_up));
-        pools.min(self.session.wake()).min(report).min(outage)
+        let next = pools.min(self.session.wake()).min(report);
+        next.min(self.outage_due())
+    }
+
+    /// When the outage is to be logged. Not while a server accepts the session: its first answer may
+    /// come with a heartbeat.
+    fn outage_due(&self) -> Moment {
+        self.down_since
+            .filter(|_| !self.is_outage_logged && !self.session.is_up())
+            .map_or(Moment::NEVER, |since| since + LOGGED_OUTAGE)
     }
 }
 

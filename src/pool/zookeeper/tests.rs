@@ -907,3 +907,32 @@ fn server_that_stops_during_an_outage_waits_only_for_what_it_has_begun() {
     }
     assert!(stop(&mut script, 1));
 }
+
+#[test]
+fn refused_session_is_logged_once_however_often_it_connects() {
+    let mut script = servers(pool(1, 0));
+    let lines = |script: &Script| {
+        let of_session = ["cannot use ZooKeeper", "cannot reach", "answers again"];
+        let notes = script.notes.iter();
+        let found = notes.filter(|note| of_session.iter().any(|what| note.contains(what)));
+        found.cloned().collect::<Vec<_>>()
+    };
+    script.peer.fake.demands_auth = true;
+    script.happen("1 cut");
+    for time in (0..10_000).step_by(50) {
+        script.now = Moment(Duration::from_millis(time));
+        script.said_by(0);
+    }
+    let noted = lines(&script);
+    assert_eq!(noted.len(), 1, "{noted:?}");
+    assert!(noted[0].starts_with("cannot use ZooKeeper: "), "{noted:?}");
+    // A request is told why, whichever state the connection has.
+    script.happen("1 get a");
+    script.now = Moment(Duration::from_millis(10_900));
+    let (_, said) = script.said_by(0).remove(0);
+    assert!(said.starts_with("a 503 cannot use ZooKeeper: "), "{said}");
+    script.peer.fake.demands_auth = false;
+    script.play_ms(&[(12_000, "1 get a", "a YES 1")]);
+    let noted = lines(&script);
+    assert!(noted[1].contains(" answers again, after 12."), "{noted:?}");
+}
