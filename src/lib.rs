@@ -129,6 +129,7 @@
 //! | `lock::http` | distributex: a slot in a pool of a lock server |
 //! | `lock::http::refusal` | replies that refuse access |
 //! | `lock::http::reply` | replies of the lock server |
+//! | `lock::http::residue` | what the server keeps after a release that has failed |
 //! | `lock::zookeeper` | a lock that a ZooKeeper session holds, for any recipe |
 //! | `lock::zookeeper::recipe` | the contract between session and recipe |
 //! | `lock::zookeeper::layout` | names, paths and data of nodes, written and read |

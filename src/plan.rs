@@ -26,7 +26,7 @@ use crate::signal::{Signal, Status};
 use access::AccessToken;
 use std::ffi::OsString;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The node that has the queues of waiters, next to the locks of an application. No lock can have
@@ -235,6 +235,20 @@ impl LockServer {
 
     fn is_secure(&self) -> bool {
         matches!(self.connection, Connection::Tls(_))
+    }
+
+    /// The address of a path of its API, at the first host.
+    pub fn url(&self, path: &str) -> String {
+        let scheme = if self.is_secure() { "https" } else { "http" };
+        format!("{scheme}://{}{}", self.header(), self.path(path))
+    }
+
+    /// The unix socket, if it has one.
+    pub fn socket(&self) -> Option<&Path> {
+        match self.hosts.first() {
+            Some(Host::Unix(path)) => Some(path),
+            _ => None,
+        }
     }
 
     /// The text of the header `Host`: the first host. A request over a unix socket names none.

@@ -18,9 +18,11 @@
 
 mod refusal;
 mod reply;
+mod residue;
 
 pub use self::refusal::access_refusal;
 use self::reply::{BadLease, Lease, ServerReply, Slot, is_held_by_outer_runs, shown_reply};
+use self::residue::{Residue, release_uncertainty};
 use super::lookups::Lookups;
 use super::repeats::Repeats;
 use super::{Event, Failure, Holder, Input, Lock, Output, Proof, circular};
@@ -97,18 +99,6 @@ pub struct Options {
     pub outer: Vec<i64>,
     /// Time from TERM to KILL if the lease leaves it.
     pub kill_after: Duration,
-}
-
-/// What the server may have of this run.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Residue {
-    Nothing,
-    /// Perhaps a slot: a request may have arrived, and its reply been lost.
-    Perhaps,
-    /// This slot.
-    Slot(Slot),
-    /// This slot, which was lost already.
-    Lost(Slot),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -417,21 +407,18 @@ impl PoolLock {
             // Too late to use.
             (Phase::Ended(_), Yes(slot)) => self.phase = Phase::Ended(Residue::Slot(slot)),
             (Phase::Ended(_), BadLease(bad)) => {
-                self.phase = Phase::Ended(Residue::Slot(bad.slot()));
+                self.phase = Phase::Ended(Residue::BadLease(bad.token));
             }
             (Phase::Ended(_), _) => self.phase = Phase::Ended(Residue::Nothing),
             (Phase::Cancelling { .. }, Yes(slot)) => self.release_slot(Residue::Slot(slot), now),
             (Phase::Cancelling { .. }, BadLease(bad)) => {
-                self.release_slot(Residue::Slot(bad.slot()), now);
+                self.release_slot(Residue::BadLease(bad.token), now);
             }
             (Phase::Cancelling { .. }, _) => self.released(None),
             (Phase::Releasing { .. }, Ok) => self.released(None),
             (Phase::Releasing { residue, .. }, _) => {
-                self.released(release_uncertainty(
-                    residue,
-                    &format!("{} said {}", self.options.server, shown_reply(reply)),
-                    now,
-                ));
+                let why = format!("{} said {}", self.options.server, shown_reply(reply));
+                self.released(release_uncertainty(residue, &self.options, &why, now));
             }
             (Phase::Done, _) => {}
         }
@@ -487,7 +474,7 @@ impl PoolLock {
         let (name, server, advice) = (self.name(), &self.options.server, bad.advice());
         let why = format!("cannot acquire {name}: {server} {bad}: {advice}");
         self.settle(
-            Residue::Slot(bad.slot()),
+            Residue::BadLease(bad.token),
             Event::Failed(Failure::IncompatibleLock(why)),
         );
     }
@@ -683,7 +670,9 @@ impl PoolLock {
             Residue::Perhaps if !self.options.only_run => return self.released(None),
             Residue::Perhaps => (None, IDLE_RELEASE_TIMEOUT),
             Residue::Lost(slot) => (slot.token, IDLE_RELEASE_TIMEOUT),
-            Residue::Slot(slot) => (slot.token, RELEASE_TIMEOUT),
+            Residue::Slot(Slot { token, .. }) | Residue::BadLease(token) => {
+                (token, RELEASE_TIMEOUT)
+            }
         };
         self.phase = Phase::Releasing {
             by: now + bound,
@@ -751,7 +740,8 @@ impl PoolLock {
                 self.client.shutdown_write();
             }
             Phase::Releasing { by, residue } if now >= by => {
-                self.released(release_uncertainty(residue, &self.client.faults(now), now));
+                let why = self.client.faults(now);
+                self.released(release_uncertainty(residue, &self.options, &why, now));
             }
             _ => {}
         }
@@ -926,19 +916,6 @@ pub fn lock_name(pool: &str, server: &LockServer) -> String {
 /// When a lease ends.
 fn lease_end(slot: Slot) -> Moment {
     slot.lease.map_or(Moment::NEVER, Lease::until)
-}
-
-/// Why the lock may not be free yet after the release, and until when.
-fn release_uncertainty(residue: Residue, why: &str, now: Moment) -> Option<String> {
-    let Residue::Slot(slot) = residue else {
-        return None;
-    };
-    let within = slot.lease.map_or_else(String::new, |lease| {
-        format!(", within {:.0} s", lease.free_by().since(now).as_secs_f64())
-    });
-    Some(format!(
-        "{why}: the lock is free when its lease on the server has ended{within}"
-    ))
 }
 
 #[cfg(test)]

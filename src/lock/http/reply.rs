@@ -121,7 +121,7 @@ impl Slot {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct BadLease {
     /// The token of the slot.
-    token: Option<i64>,
+    pub(super) token: Option<i64>,
     /// The value of the header.
     said: String,
     flaw: Flaw,
@@ -145,14 +145,6 @@ impl BadLease {
             said: length.as_secs_f64().to_string(),
             flaw: Flaw::TooShort,
         })
-    }
-
-    /// The slot, as far as it is known.
-    pub(super) fn slot(&self) -> Slot {
-        Slot {
-            token: self.token,
-            lease: None,
-        }
     }
 
     /// What the operator can do about it.

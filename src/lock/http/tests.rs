@@ -318,6 +318,12 @@ fn holder() -> Holder {
     }
 }
 
+fn doubt(text: &str) -> Output {
+    Output::Event(Event::Released {
+        doubt: Some(text.into()),
+    })
+}
+
 fn waiting() -> Output {
     Output::Event(Event::Waiting {
         holder: holder(),
@@ -1309,20 +1315,6 @@ fn unanswered_release_ends_with_a_doubt() {
         .said(&[RELEASED])
         .asked(&["wait", "release", "release"]);
 
-    let doubt = |text: &str| {
-        Output::Event(Event::Released {
-            doubt: Some(text.into()),
-        })
-    };
-    let mut play = Play::new(options(), &[Says(1, "YES"), Refuses]);
-    play.to(at(1_000))
-        .said(&[acquired(None)])
-        .release()
-        .to(at(10_999))
-        .said(&[]);
-    play.to(at(11_000)).said(&[doubt(
-        "dx:9889: connection refused: the lock is free when its lease on the server has ended",
-    )]);
     let mut play = Play::new(
         options(),
         &[
@@ -1336,6 +1328,28 @@ fn unanswered_release_ends_with_a_doubt() {
         .release();
     play.to(at(1_001)).said(&[doubt(
         "dx:9889 said INVALID: the lock is free when its lease on the server has ended, within 210 s",
+    )]);
+}
+
+#[test]
+fn slot_without_a_lease_that_cannot_be_released_is_kept_by_the_server() {
+    let mut play = Play::new(options(), &[Gives(1, 7), Gives(1, 7), Refuses]);
+    play.to(at(1_000))
+        .said(&[acquired(Some(7))])
+        .release()
+        .to(at(10_999))
+        .said(&[]);
+    play.to(at(11_000)).said(&[doubt(
+        "dx:9889: connection refused: the pool has no \"expire\", so the server keeps the lock until \
+         the next run on this host releases it; if none follows: \
+         curl 'http://dx:9889/release/?pool=p&host=web1&token=7'",
+    )]);
+
+    // A lease that was refused may end at any time.
+    let mut play = Play::new(options(), &[Tells(1, 7, "nan"), Refuses]);
+    play.to(at(10)).release().said.clear();
+    play.to(at(11_000)).said(&[doubt(
+        "dx:9889: connection refused: the lock is free when its lease on the server has ended",
     )]);
 }
 
