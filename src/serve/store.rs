@@ -23,7 +23,7 @@ use std::time::Duration;
 /// times within 10 s, and name servers may be reached later than that at boot.
 pub(super) const LOOK_UP: Duration = Duration::from_secs(10);
 
-/// See above.
+/// The connection, and the servers to which it may go.
 #[derive(Debug)]
 pub(super) struct Store {
     link: Link,

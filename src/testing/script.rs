@@ -54,7 +54,7 @@ pub(crate) trait Scripted: Backend + Machine<To = Target, Report = Output> + Siz
     fn happen(script: &mut Script<Self>, server: usize, event: &[&str]);
 }
 
-/// See above.
+/// Servers that share a peer, and the clients of the script.
 pub(crate) struct Script<B: Scripted> {
     pub(crate) servers: Vec<Driver<B>>,
     pub(crate) peer: B::Peer,

@@ -33,7 +33,7 @@ pub struct Client {
 /// When a request was sent and when its reply was received.
 pub type Span = (Duration, Duration);
 
-/// See above.
+/// What the server has promised so far, and the promises that it broke.
 #[derive(Default, Debug)]
 pub struct Promises {
     pools: BTreeMap<String, Pool>,

@@ -51,19 +51,19 @@ pub struct AcquiredNode {
     pub token: i64,
 }
 
-/// How far a recipe is. `may_exist`: the server may have a node of this run.
+/// How far a recipe is.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Progress {
     /// A request is to be answered, and then the recipe continues.
     Pending {
-        /// See above.
+        /// The server may have a node of this run.
         may_exist: bool,
     },
     /// Nothing to do until the lock is released.
     Waiting {
         /// The holder.
         holder: Holder,
-        /// See above.
+        /// The server may have a node of this run.
         may_exist: bool,
     },
 }

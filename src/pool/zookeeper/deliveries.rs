@@ -8,6 +8,7 @@ use super::super::reply_delivery::ReplyDelivery;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
+/// What the client of one holding may know of it.
 #[derive(Debug)]
 struct Delivery {
     host: Rc<str>,
@@ -16,7 +17,7 @@ struct Delivery {
     is_logged: bool,
 }
 
-/// See above.
+/// The holdings of a pool that this server has granted, and which of them no client can know of.
 #[derive(Debug, Default)]
 pub(super) struct Deliveries {
     by_token: BTreeMap<i64, Delivery>,

@@ -8,6 +8,7 @@ use crate::moment::Moment;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+/// The newest renewal of one holding, and since when this server has known it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Sighting {
     token: i64,
@@ -23,7 +24,7 @@ struct Sighting {
     has_part: bool,
 }
 
-/// See above.
+/// The newest renewals of all holders of a pool, as this server has seen them.
 #[derive(Debug, Default)]
 pub(super) struct Sightings {
     by_host: BTreeMap<Rc<str>, Sighting>,
