@@ -318,7 +318,7 @@ impl SharedPool {
         Ok(())
     }
 
-    /// Decides what is to be decided. `is_fresh`: the record has just been read, after a write.
+    /// Decides all operations and waiters. `is_fresh`: the record has just been read, after a write.
     pub(super) fn decide(&mut self, is_fresh: bool, context: &mut Context) {
         let Some(known) = &self.known else { return };
         let read = self.newest_read.filter(|_| is_fresh);
@@ -363,8 +363,8 @@ impl SharedPool {
         context: &mut Context,
     ) {
         let Some(known) = &self.known else { return };
-        // Older waiters may want an entry first: those of which the list of entries will show that
-        // they have none, and those of a write that may fail.
+        // Older waiters may need an entry first: those whose request for one was perhaps lost, which a
+        // list of all entries will show, and those that a write grants a slot, which may fail.
         if self.queue.is_unsure() {
             return; // a cycle follows the list
         }

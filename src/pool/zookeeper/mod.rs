@@ -1,7 +1,19 @@
-//! The ZooKeeper backend: an ensemble keeps the holders for any number of servers. Each pool is one
-//! persistent node (see [`record`]), which is changed only by `setData` with the version that was
-//! read. So there is one order of all changes, whichever servers make them, and each change follows
-//! from the one before it.
+//! The ZooKeeper backend: an ensemble keeps the holders for any number of servers.
+//!
+//! | node | kind | data |
+//! | --- | --- | --- |
+//! | `PATH/POOL` | persistent | the record: holders, last token, served entries ([`record`]) |
+//! | `PATH/POOL/SESSION.TICKET-SEQUENCE` | ephemeral, sequential | a client that waits ([`queue`]) |
+//!
+//! The record is changed only by `setData` with the version that was read. So there is one order of
+//! all changes, whichever servers make them, and each change follows from the one before it.
+//!
+//! # Cycles
+//!
+//! Each server decides the requests for a pool in cycles, one at a time ([`cycle`]): it reads the
+//! record unless it knows it, computes the new record and all answers ([`update`]), writes the
+//! record, and answers. If another server has changed the record meanwhile, the write fails, and the
+//! requests are decided again.
 //!
 //! # How leases are counted
 //!
@@ -13,20 +25,22 @@
 //!
 //! The server that renews a holding promises its client a lease from when it *sent* the write, and
 //! only after the write has succeeded. All others see the number after that, so no server ends a
-//! lease before the client was told it would. It is ended later than promised by the time until the
-//! watch brings the new number, some milliseconds; after a restart of all servers, or if none that
-//! was connected is left, by at most its whole length. The client is told a lease that is shorter
-//! by 5 % ([`lease`](super::lease)), so clocks may run at rates that differ by that.
+//! lease earlier than its client was told. It ends some milliseconds later, when the watch has
+//! brought the number to the others. If all servers were restarted or disconnected, it ends later by
+//! at most its whole length. The client is told a lease that is shorter by 5 %
+//! ([`lease`](super::lease)), so clocks may run at rates that differ by that.
 //!
 //! # What is answered, and when
 //!
 //! * Each answer follows a successful write: `setData` with the version on which it was decided, or
-//!   a check of that version (a transaction that changes nothing and fires no watch). So the record
-//!   was that one after the request had arrived. A server without its ensemble, or with a leader that
-//!   has lost its majority, gets no such answer; `sync` such a leader answers.
-//! * Whether a client of another server waits, which no version shows, is read after a check of the
-//!   node, before a slot is granted to a client that has not queued.
+//!   a check of that version (a transaction that changes nothing and fires no watch). So the answer
+//!   was true at a moment after the request had arrived. A leader that has lost its majority answers
+//!   `sync`, but neither of these.
+//! * The version does not show whether clients of other servers wait. Before a slot is granted to a
+//!   client that has not queued, the number of entries is read, after a check of the node.
 //! * Without an answer of ZooKeeper a request fails after [`REQUEST_TIMEOUT`]. Waiters go on waiting.
+//! * A holding that no client can know of is taken back by the server that granted it
+//!   ([`deliveries`]).
 //!
 //! # What a renewal costs
 //!
@@ -37,8 +51,8 @@
 //!
 //! # Waiters
 //!
-//! They queue over all servers, in FIFO order: see [`queue`]. If the session of a server ends, its
-//! waiters join the queue again at its end; they do not notice.
+//! Waiters queue over all servers, in FIFO order: see [`queue`]. If the session of a server ends, its
+//! waiters stay connected, and join the queue again at its end.
 //!
 //! # Other stores
 //!
@@ -86,24 +100,24 @@ use std::time::Duration;
 /// answered within a second.
 const REQUEST_TIMEOUT: Duration = Duration::from_millis(900);
 
-/// An outage of this length is logged. A shorter one is a change of the server, which no client
-/// notices.
+/// An outage of this length is logged. During a shorter one this server only changes to another
+/// member of the ensemble, which no client notices.
 const LOGGED_OUTAGE: Duration = Duration::from_secs(1);
 
 /// Where the pools are kept.
 #[derive(Debug)]
-#[allow(missing_docs)]
 pub struct Options {
     /// The servers of the ensemble, at least one.
     pub servers: Vec<Endpoint>,
-    /// Of the session.
+    /// The session timeout to ask for.
     pub timeout: Duration,
+    /// Credentials for the session, if any.
     pub auth: Option<Auth>,
     /// The ACL of new nodes.
     pub acl: Vec<Acl>,
     /// The node above those of the pools, with the chroot.
     pub path: String,
-    /// Dates are only shown, and begin the tokens of new pools.
+    /// For the date, with which the tokens of a new pool begin. Apart from that it is only shown.
     pub boot: BootTime,
 }
 
@@ -193,7 +207,7 @@ pub struct ZooKeeper {
     is_outage_logged: bool,
     /// The error with which the servers refuse the credentials.
     refusal: Option<Code>,
-    /// The server ends, and the session is to be closed.
+    /// The server ends: nothing is sent any more but the close of the session.
     is_closing: bool,
 }
 
@@ -222,7 +236,7 @@ impl ZooKeeper {
             refusal: None,
             is_closing: false,
         };
-        // The leases of clients end while a silent server is waited for.
+        // The leases of clients go on while the session waits for a silent server.
         backend.session.hurry();
         backend.locate_pools();
         backend

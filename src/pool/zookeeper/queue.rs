@@ -68,8 +68,8 @@ pub(super) struct Queue {
     is_unsure: bool,
     /// The list that is requested may be older than that.
     is_list_old: bool,
-    /// Who waits at the entries of other servers, by sequence number; `None`: it is being read.
-    /// Known since the last report.
+    /// The clients that wait at other servers, by sequence number, as of the last report; `None`: the
+    /// entry is being read.
     others: BTreeMap<i64, Option<QueuedClient>>,
     /// The names are to be read for a report.
     is_report_wanted: bool,
@@ -240,12 +240,12 @@ impl Queue {
         is_first.then_some(ticket)
     }
 
-    /// Reads who waits at other servers.
+    /// Reads the waiters of other servers.
     pub(super) fn read_for_report(&mut self) {
         self.is_report_wanted = true;
     }
 
-    /// Whether that is done.
+    /// Whether they are read.
     pub(super) fn is_report_read(&self) -> bool {
         !self.is_report_wanted && self.others.values().all(Option::is_some)
     }
@@ -254,7 +254,7 @@ impl Queue {
     pub(super) fn others(&self) -> impl Iterator<Item = (i64, &QueuedClient)> {
         self.others
             .iter()
-            .filter_map(|(sequence, holder)| Some((*sequence, holder.as_ref()?)))
+            .filter_map(|(sequence, client)| Some((*sequence, client.as_ref()?)))
     }
 
     /// The position of a waiter of this server, if it has one.
@@ -265,10 +265,10 @@ impl Queue {
     /// The data of an entry was read.
     pub(super) fn entry_read(&mut self, name: &str, data: &[u8]) {
         if let Some((_, _, sequence)) = parse(name)
-            && let Some(holder) = self.others.get_mut(&sequence)
+            && let Some(client) = self.others.get_mut(&sequence)
         {
             match QueuedClient::parse(data) {
-                Some(read) => *holder = Some(read),
+                Some(read) => *client = Some(read),
                 None => drop(self.others.remove(&sequence)),
             }
         }
@@ -417,7 +417,7 @@ impl Queue {
         for_report: bool,
     ) {
         match known {
-            Some(holder) => drop(self.others.insert(sequence, holder.clone())),
+            Some(client) => drop(self.others.insert(sequence, client.clone())),
             None if for_report => {
                 self.others.insert(sequence, None);
                 self.requests.push(Request::Data {
@@ -473,7 +473,7 @@ impl Queue {
         (self.is_listing, self.is_list_old, self.watched) = (false, false, None);
         self.is_unsure = self.is_used;
         self.is_report_wanted |= !self.is_report_read();
-        self.others.retain(|_, holder| holder.is_some());
+        self.others.retain(|_, client| client.is_some());
         for entry in self.entries.values_mut() {
             if *entry == Entry::Requested {
                 *entry = Entry::Unconfirmed;

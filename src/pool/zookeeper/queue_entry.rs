@@ -13,7 +13,7 @@ pub(super) const MAX_SEQUENCE: i64 = (1 << 31) - (1 << 20);
 /// The digits of a sequence number.
 const DIGITS: usize = 10;
 
-/// Who waits at an entry, for reports. It is the data of the node.
+/// The client that waits at an entry, for reports: the data of the node.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct QueuedClient {
     pub(super) host: Rc<str>,

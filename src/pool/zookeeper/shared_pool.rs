@@ -23,8 +23,8 @@ use crate::zookeeper::code::Code;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// How much later than its own server any other one ends a lease for which no client of it waits. So
-/// not all servers write at the same moment.
+/// How much later a server ends a lease that another server renewed last, if none of its own clients
+/// waits. So not all servers write at the same moment.
 const OTHERS_LEASE_GRACE: Duration = Duration::from_secs(2);
 
 /// One pool and what this server knows of it.
@@ -154,7 +154,7 @@ impl PoolMachine for SharedPool {
         let before = self.all_operations().count();
         self.retain_operations(|operation| !is_its(operation));
         let was_pending = self.all_operations().count() < before;
-        // An entry that ends with the write is seen to after the write.
+        // If the running write ends the entry, it is forgotten or deleted after the write.
         if was_pending && !self.is_being_served(ticket) {
             self.queue.leave(ticket);
         }
@@ -180,8 +180,8 @@ impl SharedPool {
             && self.queue.queued() == 0
     }
 
-    /// Nothing is to be waited for before the session is closed, which ends all entries: no write is
-    /// on its way, and no holding is to be taken back. Without a connection entries stay.
+    /// Whether the session can be closed, which ends all entries: no write is on its way, and no
+    /// holding is to be taken back. Without a connection it cannot be closed while it has entries.
     pub(super) fn is_settled(&self, is_up: bool) -> bool {
         !matches!(self.phase, Some(Phase::Writing { .. }))
             && !self.deliveries.has_undelivered()

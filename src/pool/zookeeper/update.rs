@@ -1,5 +1,5 @@
-//! Computes the change of a pool's record, and the answers to requests. It holds if the node still
-//! has the version that was read.
+//! Computes the change of a pool's record, and the answers to requests. Both are valid only if the
+//! node still has the version that was read.
 
 use super::super::invalid_request::{self, InvalidRequest};
 use super::super::lease::{self, ClientLease};
@@ -140,7 +140,7 @@ impl Terms<'_> {
             && lease::for_client(ends(holding.lease, written), self.now) != ClientLease::TooShort
     }
 
-    /// The lease of a new holding. `Err`: the pool is not in the config any more.
+    /// The lease of a new holding; `None`: until it is released.
     fn lease(&self) -> Option<Duration> {
         self.plan.expire
     }

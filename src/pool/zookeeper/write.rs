@@ -16,8 +16,8 @@ use std::time::Duration;
 /// From an error to the next cycle.
 pub(super) const BACKOFF: Duration = Duration::from_millis(250);
 
-/// A server that has not been able to read the record for so long lets the waiters of other servers
-/// go first: they wait behind its own. As long as they wait for a dead server by default.
+/// After this time without reading the record, a server gives the positions of its waiters up: the
+/// waiters of other servers wait behind them. A dead server holds them up as long by default.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(10);
 
 /// `setData` with this version changes a node of any version, and a check of it proves nothing. Each
