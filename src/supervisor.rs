@@ -162,7 +162,7 @@ struct TreeStop {
     acknowledged: bool,
     /// When the guard has been silent for too long.
     overdue: Moment,
-    /// It has been so once, since it was last heard of.
+    /// It was overdue once since it was last heard of, and got more time.
     doubted: bool,
 }
 

@@ -272,7 +272,7 @@ pub struct Session {
     with_next_beat: Option<Request>,
     /// A lock is held: silent servers are left quickly.
     holding: bool,
-    /// No lock is held in this session, and silent servers are left as quickly.
+    /// Silent servers are left as quickly, although no lock is held in this session.
     hurrying: bool,
     /// When bytes last arrived.
     heard: Moment,
@@ -476,9 +476,9 @@ impl Session {
         self.with_next_beat = None;
     }
 
-    /// From now on a silent server is left as quickly as by a holder: what others have lent depends on
-    /// this session, though it can end without harm. So it still asks whether it has ended, as the
-    /// session of a holder never does.
+    /// From now on a silent server is left as quickly as by a holder, because the leases of a lock
+    /// server's clients are renewed by this session. Unlike the session of a holder it may end without
+    /// harm, so `check_loss` still applies to it.
     pub fn hurry(&mut self) {
         self.hurrying = true;
     }
@@ -789,7 +789,7 @@ impl Session {
 
     /// How long one server may take to accept and to answer.
     fn attempt(&self) -> Duration {
-        // If all servers are slow, a new session takes more than that.
+        // From the second round on slow servers have time: perhaps all of them are slow.
         let is_first_round = self.attempts <= self.servers.len();
         let is_short = self.holding || self.hurrying && is_first_round;
         let share = if is_short {
@@ -833,7 +833,7 @@ impl Session {
         let Some(oldest) = self.in_flight.front() else {
             return Moment::NEVER;
         };
-        // One that works through many requests is not silent.
+        // A server that still answers earlier requests is not silent.
         let since = if self.hurrying {
             oldest.sent.max(self.heard)
         } else {
