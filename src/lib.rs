@@ -202,6 +202,7 @@
 //! | `pool::zookeeper::pending` | requests that are not answered yet, apart from waiters |
 //! | `pool::zookeeper::replies` | the answers |
 //! | `pool::zookeeper::report` | one pool, for status and metrics |
+//! | `pool::zookeeper::dispatch` | gives each answer of ZooKeeper to its pool |
 //! | `pool::zookeeper::deliveries` | grants that no client can know of |
 //! | `pool::zookeeper::update` | computes the change of a record, and the answers |
 //! | `pool::zookeeper::record` | the node of a pool: its holders as JSON |

@@ -62,6 +62,7 @@
 
 mod cycle;
 mod deliveries;
+mod dispatch;
 #[cfg(test)]
 mod fake;
 #[cfg(test)]
@@ -91,6 +92,7 @@ use crate::zookeeper::code::Code;
 use crate::zookeeper::record::Acl;
 use crate::zookeeper::request;
 use crate::zookeeper::session::{Change, Session, SessionEvent};
+use dispatch::{addressee, deliver};
 use shared_pool::SharedPool;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
@@ -193,7 +195,7 @@ fn outage(session: &Session, refusal: Option<Code>, now: Moment) -> String {
 pub struct ZooKeeper {
     pools: Pools<SharedPool>,
     /// The names of the pools by the paths of their nodes.
-    by_path: BTreeMap<String, String>,
+    by_path: BTreeMap<Rc<str>, Rc<str>>,
     path: String,
     acl: Vec<Acl>,
     boot: BootTime,
@@ -247,8 +249,7 @@ impl ZooKeeper {
         for pool in self.pools.iter_mut() {
             let path: Rc<str> = node_path(&self.path, pool.name()).into();
             pool.locate(&path);
-            self.by_path
-                .insert(path.to_string(), pool.name().to_owned());
+            self.by_path.insert(path, pool.name.clone());
         }
     }
 
@@ -428,93 +429,35 @@ impl ZooKeeper {
         result: Result<request::Answer, Code>,
         now: Moment,
     ) {
-        use request::{Answer, Operation, Request};
-        let path = match request {
-            Request::Data { path, .. }
-            | Request::Exists { path, .. }
-            | Request::SetData { path, .. }
-            | Request::Create { path, .. }
-            | Request::Children { path, .. } => path,
-            Request::Multi(operations) => match operations.first() {
-                Some(Operation::SetData { path, .. } | Operation::CheckVersion { path, .. }) => {
-                    path
-                }
-                _ => return,
-            },
-            _ => return,
-        };
-        let (name, entry) = match self.by_path.get(path) {
-            Some(name) => (name.clone(), None),
-            None => match path.rsplit_once('/') {
-                Some((parent, entry)) => match self.by_path.get(parent) {
-                    Some(name) => (name.clone(), Some(entry)),
-                    None => return, // a node above those of the pools
-                },
-                None => return,
-            },
-        };
+        let found = addressee(request).and_then(|path| self.pool_at(path));
+        let Some((name, entry)) = found else { return };
         let (pools, mut context) = self.with_context(now);
-        let Some(pool) = pools.get_mut(&name) else {
-            return;
-        };
-        match (request, entry, result) {
-            (Request::Data { .. }, None, result) => {
-                let read = result.and_then(|answer| match answer {
-                    Answer::Data(data, stat) => Ok((data, stat)),
-                    _ => Err(Code::MARSHALLING),
-                });
-                pool.data_read(read, &mut context);
-            }
-            (Request::Data { .. }, Some(entry), Ok(Answer::Data(data, _))) => {
-                pool.entry_read(entry, &data);
-            }
-            (Request::Exists { .. }, None, result) => {
-                let read = result.and_then(|answer| match answer {
-                    Answer::Data(_, stat) => Ok(stat),
-                    _ => Err(Code::MARSHALLING),
-                });
-                pool.stat_read(read, &mut context);
-            }
-            (Request::Data { .. } | Request::Exists { .. }, Some(entry), Err(Code::NO_NODE)) => {
-                pool.entry_ended(entry);
-            }
-            (Request::Data { .. }, Some(entry), _) => pool.entry_unread(entry),
-            (Request::Create { .. }, None, result) => {
-                pool.node_created(result.err(), &mut context);
-            }
-            (Request::Create { .. }, Some(entry), Ok(Answer::Created(path))) => {
-                let name = path.rsplit('/').next().unwrap_or_default();
-                pool.entry_created(entry, Ok(name), &mut context);
-            }
-            (Request::Create { .. }, Some(entry), result) => {
-                let code = result.err().unwrap_or(Code::MARSHALLING);
-                pool.entry_created(entry, Err(code), &mut context);
-            }
-            (Request::Children { .. }, _, Ok(Answer::Children(names))) => {
-                pool.entries_listed(Ok(&names), &mut context);
-            }
-            (Request::Children { .. }, _, result) => {
-                let code = result.err().unwrap_or(Code::MARSHALLING);
-                pool.entries_listed(Err(code), &mut context);
-            }
-            (Request::SetData { .. } | Request::Multi(_), _, result) => {
-                pool.written(&result, &mut context);
-            }
-            _ => {}
+        if let Some(pool) = pools.get_mut(&name) {
+            deliver(pool, entry, request, result, &mut context);
         }
     }
 
-    fn watch_fired(&mut self, change: Change, path: &str) {
+    /// The pool whose node this is, or to whose queue this entry belongs, and the name of the entry.
+    /// `None`: a node above those of the pools.
+    fn pool_at<'a>(&self, path: &'a str) -> Option<(Rc<str>, Option<&'a str>)> {
         if let Some(name) = self.by_path.get(path) {
-            if let Some(pool) = self.pools.get_mut(name) {
-                pool.changed();
-            }
-        } else if let Some((parent, entry)) = path.rsplit_once('/')
-            && change == Change::Deleted
-            && let Some(name) = self.by_path.get(parent)
-            && let Some(pool) = self.pools.get_mut(name)
-        {
-            pool.entry_ended(entry);
+            return Some((name.clone(), None));
+        }
+        let (parent, entry) = path.rsplit_once('/')?;
+        Some((self.by_path.get(parent)?.clone(), Some(entry)))
+    }
+
+    fn watch_fired(&mut self, change: Change, path: &str) {
+        let Some((name, entry)) = self.pool_at(path) else {
+            return;
+        };
+        let Some(pool) = self.pools.get_mut(&name) else {
+            return;
+        };
+        match entry {
+            None => pool.changed(),
+            Some(entry) if change == Change::Deleted => pool.entry_ended(entry),
+            Some(_) => {}
         }
     }
 
