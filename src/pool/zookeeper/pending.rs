@@ -81,6 +81,12 @@ impl SharedPool {
             }
         });
         self.requeue(operations.collect(), context);
+        // Waiters that have gone meanwhile.
+        for ticket in update.served {
+            if self.waiters.get(ticket).is_none() {
+                self.queue.leave(ticket);
+            }
+        }
     }
 }
 

@@ -45,24 +45,12 @@ impl SharedPool {
     pub(super) fn write(&mut self, update: Update, context: &mut Context) {
         let Some(known) = &self.known else { return };
         let (path, version) = (self.path.to_string(), known.version);
-        if version == ANY_VERSION {
-            let why = format!(
-                "{path} was changed 2^32 times and cannot be changed any more: delete it once no client holds the pool"
-            );
-            self.retry(update, false, context);
-            return self.fail_to_write(why, context);
-        }
         let data = if update.is_changed {
             update.record.text()
         } else {
             Vec::new()
         };
-        let most = PoolEnsemble::MAX_RECORD;
-        if data.len() > most {
-            let why = format!(
-                "its holders do not fit into {}, which has {most} bytes at most: lower \"maxlocks\"",
-                self.path
-            );
+        if let Some(why) = unwritable(&path, version, data.len()) {
             self.retry(update, false, context);
             return self.fail_to_write(why, context);
         }
@@ -141,13 +129,7 @@ impl SharedPool {
                 self.deliveries.not_granted(holding.token);
             }
         }
-        let served = update.served.clone();
         self.retry(update, false, context);
-        for ticket in served {
-            if self.waiters.get(ticket).is_none() {
-                self.queue.leave(ticket);
-            }
-        }
         if code == Code::BAD_VERSION || code == Code::NO_NODE {
             self.is_current = false;
         } else {
@@ -237,18 +219,12 @@ impl SharedPool {
             Some(Phase::Reading { is_fresh }) => self.is_read_needed |= is_fresh,
             Some(Phase::Creating) => self.is_read_needed = true,
             Some(Phase::Writing { update, sent, .. }) => {
-                let served: Vec<_> = update.served.iter().copied().collect();
                 self.lost_write = Some(LostWrite {
                     record: update.record.clone(),
                     renewed: update.renewed.iter().cloned().collect(),
                     sent,
                 });
                 self.retry(*update, true, context);
-                for ticket in served {
-                    if self.waiters.get(ticket).is_none() {
-                        self.queue.leave(ticket);
-                    }
-                }
                 self.queue.disconnected(); // nothing of that is to be sent: all names are read
             }
             None => {}
@@ -270,5 +246,21 @@ impl SharedPool {
     /// The watch of the record has fired.
     pub(super) fn changed(&mut self) {
         self.is_current = false;
+    }
+}
+
+/// Why the node cannot be written, if it cannot.
+fn unwritable(path: &str, version: i32, length: usize) -> Option<String> {
+    let most = PoolEnsemble::MAX_RECORD;
+    if version == ANY_VERSION {
+        Some(format!(
+            "{path} was changed 2^32 times and cannot be changed any more: delete it once no client holds the pool"
+        ))
+    } else if length > most {
+        Some(format!(
+            "its holders do not fit into {path}, which has {most} bytes at most: lower \"maxlocks\""
+        ))
+    } else {
+        None
     }
 }
