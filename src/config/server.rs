@@ -222,13 +222,9 @@ impl Config {
                 "backend" => kind = backend(entry)?,
                 "memcachehost" => host = memcached_host(entry)?,
                 "memcacheport" => port = number(entry, "a port, 1 to 65535")?,
-                "host" => ensemble.add(entry),
-                "proxy" => ensemble.add(entry),
-                "tls" => ensemble.add(entry),
-                "timeout" => ensemble.add(entry),
-                "auth" => ensemble.add(entry),
-                "acl" => ensemble.add(entry),
-                "path" => ensemble.add(entry),
+                "host" | "proxy" | "tls" | "timeout" | "auth" | "acl" | "path" => {
+                    ensemble.add(entry);
+                }
                 "pools" => (self.pools, lines_of_pools) = self.pools(entry)?,
                 "listen" => {
                     self.listen = Some(
@@ -667,7 +663,7 @@ impl fmt::Display for Fault {
             Fault::ZooKeeper { key, why } => write!(f, "{key:?}: {why}"),
             Fault::TooManyHolders { pool, most } => write!(
                 f,
-                "\"maxlocks\" of pool {pool:?}: the holders of a pool are kept in one node of ZooKeeper, where {most} fit"
+                "\"maxlocks\" of pool {pool:?} is above {most}: one node of ZooKeeper keeps the holders, and no more fit"
             ),
             Fault::Missing { key } => write!(f, "this pool has no {key:?}"),
             Fault::NoDash { key } => write!(

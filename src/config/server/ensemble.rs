@@ -6,15 +6,15 @@ use crate::plan::connection::{Proxy, Tls};
 use crate::plan::{Acl, Auth, Connection, Host, Pool, PoolEnsemble, duration, hosts, names};
 use std::time::Duration;
 
-/// The session timeout without `timeout`. If a server dies, the waiters of other servers wait so
-/// long behind its own.
+/// The session timeout without `timeout`. If a server dies, the waiters of other servers wait behind
+/// its own for this time.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
 const DEFAULT_HOST: &str = "localhost:2181";
 const DEFAULT_PATH: &str = "/distributex";
 
-/// The most bytes of one holder in the node of a pool: a host of 255 bytes of which each may need an escape, a run
-/// of 64, and the other values.
+/// The most bytes of one holder in the node of a pool: a host of 255 bytes, each of which may need an
+/// escape, a run of 64, and the other values.
 const MAX_HOLDER: usize = 2 * 255 + 64 + 176;
 
 /// The entries, before it is known which backend is used.
@@ -36,15 +36,11 @@ impl<'a> EnsembleConfig<'a> {
     pub(super) fn take(&self) -> Result<(PoolEnsemble, Vec<String>), OnLine> {
         let (mut servers, mut path) = (DEFAULT_HOST.to_owned(), DEFAULT_PATH.to_owned());
         let (mut timeout, mut auth, mut acl) = (DEFAULT_TIMEOUT, None, None);
-        let mut lines = (0, 0);
         let mut connection = None;
         for entry in &self.entries {
             match entry.key.as_str() {
-                "host" => (servers, lines.0) = (host(entry)?, entry.line),
-                "path" => {
-                    text(entry, "the path of a node")?.clone_into(&mut path);
-                    lines.1 = entry.line;
-                }
+                "host" => servers = host(entry)?,
+                "path" => text(entry, "the path of a node")?.clone_into(&mut path),
                 "timeout" => timeout = session_timeout(entry)?,
                 "auth" => auth = Some(credentials(entry)?),
                 "proxy" | "tls" => {
@@ -57,23 +53,22 @@ impl<'a> EnsembleConfig<'a> {
                 _ => acl = Some(choice(entry)?),
             }
         }
-        let fault = |line, key, why| (line, Fault::ZooKeeper { key, why });
-        let found =
-            hosts::parse(&servers).map_err(|flaw| fault(lines.0, "host", flaw.to_string()))?;
+        let fault = |key, why| (self.line(key), Fault::ZooKeeper { key, why });
+        let found = hosts::parse(&servers).map_err(|flaw| fault("host", flaw.to_string()))?;
         let path = path.trim_end_matches('/');
         let is_path = path
             .strip_prefix('/')
             .is_some_and(|path| path.split('/').all(|name| names::check_node(name).is_ok()));
         if !is_path {
             let why = "expected the path of a node, like /distributex".to_owned();
-            return Err(fault(lines.1, "path", why));
+            return Err(fault("path", why));
         }
         let connection = self.checked_connection(connection, &found.hosts)?;
         let is_known = auth.is_some() || connection.shows_certificate();
         let acl = acl.unwrap_or(if is_known { Acl::Creator } else { Acl::Open });
         if acl == Acl::Creator && !is_known {
             let why = "\"creator\" needs \"auth\", or \"tls\" with \"cert\"".to_owned();
-            return Err(fault(self.line("acl"), "acl", why));
+            return Err(fault("acl", why));
         }
         let warnings = (acl == Acl::Open).then(|| {
             let why =

@@ -117,7 +117,7 @@ fn ensemble_keeps_the_holders() {
         ),
         (
             "pools: [{name: p, maxlocks: 700}]",
-            "\"maxlocks\" of pool \"p\": the holders of a pool are kept in one node of ZooKeeper, where 699 fit",
+            "\"maxlocks\" of pool \"p\" is above 699: one node of ZooKeeper keeps the holders, and no more fit",
         ),
     ] {
         let error = ensemble(&format!("backend: zookeeper\n{keys}\n")).unwrap_err();
