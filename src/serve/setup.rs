@@ -2,7 +2,7 @@
 
 use super::listener::Listener;
 use super::state_file::{self, StateFile};
-use super::store::{LOOK_UP, Store};
+use super::store::Store;
 use super::system::Linux;
 use super::{LISTENER, Parts, SIGNALS, ServerLoop, TIMER};
 use crate::endpoint::Endpoint;
@@ -24,7 +24,12 @@ use crate::sys::epoll::{Epoll, Interest};
 use crate::sys::signals::Signals;
 use crate::sys::timer::Timer;
 use std::io;
+use std::slice::from_ref;
 use std::time::Duration;
+
+/// How long the look-up of names may take at the start: systemd gives up a unit that fails five times
+/// within 10 s, and name servers may be reached later than that at boot.
+const LOOK_UP: Duration = Duration::from_secs(10);
 
 /// Opens all resources of a server. On failure: the result of the program, and what failed.
 pub(super) fn open(plan: &Server) -> Result<(ServerLoop<'_, Linux>, Timer), (ExitReason, String)> {
@@ -36,14 +41,15 @@ pub(super) fn open(plan: &Server) -> Result<(ServerLoop<'_, Linux>, Timer), (Exi
     let unreachable = |why| (ExitReason::Unreachable, why);
     let (store, servers) = match &plan.backend {
         plan::Backend::Memory => (None, Vec::new()),
-        plan::Backend::Memcache(host) => (
-            Some(Store::listed(host, now()).map_err(unreachable)?),
-            Vec::new(),
-        ),
+        plan::Backend::Memcache(host) => {
+            let mut names = HostAddresses::new(from_ref(host), &Connection::Direct);
+            let addresses = find_servers("memcached", &mut names).map_err(unreachable)?;
+            (Some(Store::listed(addresses)), Vec::new())
+        }
         plan::Backend::ZooKeeper(ensemble) => {
             let connection = checked(plan, ensemble)?;
             let mut names = HostAddresses::new(&ensemble.hosts, &connection);
-            let servers = find_servers(&mut names).map_err(unreachable)?;
+            let servers = find_servers("ZooKeeper", &mut names).map_err(unreachable)?;
             (Some(Store::chosen(names, now())), servers)
         }
     };
@@ -102,16 +108,14 @@ pub(super) fn checked(
     })
 }
 
-/// The addresses of the servers of an ensemble.
-fn find_servers(names: &mut HostAddresses) -> Result<Vec<Endpoint>, String> {
+/// The addresses of the servers that keep the holders, at least one.
+fn find_servers(store: &str, names: &mut HostAddresses) -> Result<Vec<Endpoint>, String> {
     let found = prepare::resolve_with_retries(names, None, now() + LOOK_UP);
-    let (found, _) = found.map_err(|error| {
-        let why = reason(&error);
-        format!("cannot look up the servers of ZooKeeper: {why}")
-    })?;
+    let (found, _) =
+        found.map_err(|error| format!("cannot look up {store}: {}", reason(&error)))?;
     if found.endpoints.is_empty() {
         let why = found.unresolved.join("; ");
-        return Err(format!("cannot reach ZooKeeper: {why}"));
+        return Err(format!("cannot reach {store}: {why}"));
     }
     Ok(found.endpoints)
 }

@@ -2,14 +2,12 @@
 //! epoll. A command may carry it. The names of an ensemble are looked up again while no server of it
 //! is reached.
 
-use crate::endpoint::Found;
+use crate::endpoint::{Endpoint, Found};
 use crate::link::Link;
 use crate::lock::lookups::Lookups;
 use crate::moment::Moment;
-use crate::plan::{Connection, Host};
 use crate::pool::Target;
-use crate::prepare::{self, HostAddresses, Lookup};
-use crate::reason::reason;
+use crate::prepare::{HostAddresses, Lookup};
 use crate::sys::clock::now;
 use crate::sys::epoll::{Epoll, Interest};
 use crate::sys::poll::{self, Watched};
@@ -18,10 +16,6 @@ use crate::transport::{Address, Event, Output};
 use std::fmt;
 use std::io;
 use std::time::Duration;
-
-/// How long the look-up of its name may take at the start: systemd gives up a unit that fails five
-/// times within 10 s, and name servers may be reached later than that at boot.
-pub(super) const LOOK_UP: Duration = Duration::from_secs(10);
 
 /// The connection, and the servers to which it may go.
 #[derive(Debug)]
@@ -78,24 +72,14 @@ impl Store {
         }
     }
 
-    /// A server of the config. Not connected yet.
-    pub(super) fn listed(host: &Host, now: Moment) -> Result<Store, String> {
-        let mut names = HostAddresses::new(std::slice::from_ref(host), &Connection::Direct);
-        let found = prepare::resolve_with_retries(&mut names, None, now + LOOK_UP);
-        let (found, _) =
-            found.map_err(|error| format!("cannot look up {host}: {}", reason(&error)))?;
-        if found.endpoints.is_empty() {
-            return Err(format!(
-                "cannot reach memcached: {}",
-                found.unresolved.join("; ")
-            ));
-        }
-        let addresses = found.endpoints.into_iter();
-        Ok(Store::new(Servers::Listed(Addresses {
+    /// Of a server with these addresses, at least one. Not connected yet.
+    pub(super) fn listed(addresses: Vec<Endpoint>) -> Store {
+        let addresses = addresses.into_iter();
+        Store::new(Servers::Listed(Addresses {
             all: addresses.map(|endpoint| endpoint.address).collect(),
             current: 0,
             untried: 0,
-        })))
+        }))
     }
 
     fn new(servers: Servers) -> Store {
