@@ -6,6 +6,8 @@ mod completions;
 mod cookbook;
 // Help, parser, manual pages, completions and module map say the same.
 mod docs;
+// The patches of the simulation's known errors apply to the code.
+mod known_errors;
 // Imports point down, and the pure layers do no I/O.
 mod layers;
 // The name in argv[0], or the first word, picks one of the four programs.
