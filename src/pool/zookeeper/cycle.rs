@@ -26,7 +26,7 @@ use super::queue::MAX_ENTRIES;
 use super::queue_entry::QueuedClient;
 use super::record::Record;
 use super::shared_pool::SharedPool;
-use super::update::{Terms, Update};
+use super::update::{Update, UpdateContext};
 use crate::moment::Moment;
 use crate::plan::Level;
 use crate::zookeeper::code::{Code, flag};
@@ -322,7 +322,7 @@ impl SharedPool {
     pub(super) fn decide(&mut self, is_fresh: bool, context: &mut Context) {
         let Some(known) = &self.known else { return };
         let read = self.newest_read.filter(|_| is_fresh);
-        let terms = Terms {
+        let update_context = UpdateContext {
             plan: &self.plan,
             is_removed: self.removed.is_some(),
             sightings: &self.sightings,
@@ -336,7 +336,12 @@ impl SharedPool {
             now: context.now,
         };
         let operations = std::mem::take(&mut self.operations);
-        let mut update = Update::new(known.record.clone(), operations, &mut self.waiters, &terms);
+        let mut update = Update::new(
+            known.record.clone(),
+            operations,
+            &mut self.waiters,
+            &update_context,
+        );
         self.is_read_needed |= !update.deferred.is_empty();
         self.operations = std::mem::take(&mut update.deferred);
         for (ticket, host) in std::mem::take(&mut update.parked) {

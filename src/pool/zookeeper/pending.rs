@@ -4,7 +4,7 @@
 use super::super::{Answer, Call, Ticket};
 use super::cycle::Phase;
 use super::shared_pool::SharedPool;
-use super::update::{Outcome, PoolOperation, Update};
+use super::update::{PoolOperation, Update, UpdateOutcome};
 use super::{Context, REQUEST_TIMEOUT};
 use crate::moment::Moment;
 
@@ -72,7 +72,7 @@ impl SharedPool {
         self.is_dirty = true;
         let operations = update.outcomes.into_iter().map(|(operation, outcome)| {
             let released = match outcome {
-                Outcome::Released { token, .. } if is_unsure => Some(token),
+                UpdateOutcome::Released { token, .. } if is_unsure => Some(token),
                 _ => operation.released,
             };
             PoolOperation {

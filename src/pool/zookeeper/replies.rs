@@ -5,7 +5,7 @@ use super::super::waiters::PendingRequest;
 use super::super::{Answer, Call, Grant};
 use super::record::Record;
 use super::shared_pool::SharedPool;
-use super::update::{self, Outcome, PoolOperation, Update};
+use super::update::{self, PoolOperation, Update, UpdateOutcome};
 use super::write::BACKOFF;
 use super::{Context, Effect};
 use crate::moment::Moment;
@@ -33,7 +33,7 @@ impl SharedPool {
         } = update;
         let mut too_short = Vec::new();
         for (PoolOperation { request, .. }, outcome) in outcomes {
-            if outcome == Outcome::Yes {
+            if outcome == UpdateOutcome::Yes {
                 let since = renewed.contains(&request.host).then_some(sent);
                 if !self.reply_yes(&request, &record, since, context) {
                     too_short.push(request);
@@ -92,35 +92,35 @@ impl SharedPool {
     pub(super) fn answer(
         &mut self,
         request: &PendingRequest,
-        outcome: Outcome,
+        outcome: UpdateOutcome,
         context: &mut Context,
     ) {
         let answer = match outcome {
-            Outcome::Yes => return, // see `reply_yes`
-            Outcome::No => {
+            UpdateOutcome::Yes => return, // see `reply_yes`
+            UpdateOutcome::No => {
                 self.events.refused();
                 Answer::No
             }
-            Outcome::NoRevoked => {
+            UpdateOutcome::NoRevoked => {
                 self.events.refused();
                 Answer::NoRevoked
             }
-            Outcome::NoOuter => {
+            UpdateOutcome::NoOuter => {
                 self.events.refused();
                 Answer::NoOuter
             }
-            Outcome::NothingReleased => Answer::Ok,
-            Outcome::Released { token, since } => {
+            UpdateOutcome::NothingReleased => Answer::Ok,
+            UpdateOutcome::Released { token, since } => {
                 let held = Duration::from_millis(context.date().saturating_sub(since));
                 self.events
                     .released(&request.host, Some((token, held)), context);
                 Answer::Ok
             }
-            Outcome::NotReleased(why) => Answer::NotReleased(why),
-            Outcome::Revoked => self.revocation(&request.host, context),
-            Outcome::NotHeld => Answer::NotHeld,
-            Outcome::OtherToken => Answer::OtherToken,
-            Outcome::Invalid(why) => {
+            UpdateOutcome::NotReleased(why) => Answer::NotReleased(why),
+            UpdateOutcome::Revoked => self.revocation(&request.host, context),
+            UpdateOutcome::NotHeld => Answer::NotHeld,
+            UpdateOutcome::OtherToken => Answer::OtherToken,
+            UpdateOutcome::Invalid(why) => {
                 self.events.invalid(&request.host, why, context);
                 Answer::Invalid(why)
             }

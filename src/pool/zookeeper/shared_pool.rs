@@ -15,7 +15,7 @@ use super::pending::request_deadline;
 use super::queue::Queue;
 use super::record::{Holding, Record};
 use super::sightings::Sightings;
-use super::update::{Outcome, PoolOperation};
+use super::update::{PoolOperation, UpdateOutcome};
 use super::write::{Failure, LostWrite};
 use crate::moment::Moment;
 use crate::plan::{self, Level};
@@ -209,13 +209,13 @@ impl SharedPool {
                 self.queue.leave(request.ticket);
                 self.answer(
                     &request,
-                    Outcome::Invalid(InvalidRequest::UnknownPool),
+                    UpdateOutcome::Invalid(InvalidRequest::UnknownPool),
                     context,
                 );
             }
             Err(why) => {
                 self.queue.leave(request.ticket); // of a waiter: the config has changed
-                self.answer(&request, Outcome::Invalid(why), context);
+                self.answer(&request, UpdateOutcome::Invalid(why), context);
             }
             Ok(()) if request.call == Call::Wait => {
                 self.queue.add(request.ticket);

@@ -42,7 +42,7 @@ impl From<PendingRequest> for PoolOperation {
 
 /// The outcome of an operation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Outcome {
+pub(super) enum UpdateOutcome {
     Yes,
     No,
     /// NO, because the holding of this client is revoked.
@@ -68,7 +68,7 @@ pub(super) enum Outcome {
 }
 
 /// What an update depends on, besides the record.
-pub(super) struct Terms<'a> {
+pub(super) struct UpdateContext<'a> {
     pub(super) plan: &'a plan::Pool,
     /// The pool is not in the config any more: nothing is granted, but holders keep it.
     pub(super) is_removed: bool,
@@ -90,7 +90,7 @@ pub(super) struct Terms<'a> {
     pub(super) now: Moment,
 }
 
-impl Terms<'_> {
+impl UpdateContext<'_> {
     /// Whether a client may make this request. A pool that is not in the config does not exist for
     /// clients that do not hold it.
     fn check(&self, request: &PendingRequest, holds: bool) -> Result<(), InvalidRequest> {
@@ -189,7 +189,7 @@ pub(super) struct Update {
     /// Holdings that end with the write, because no client can know of them.
     pub(super) taken_back: Vec<(Rc<str>, i64)>,
     /// The outcome of each operation.
-    pub(super) outcomes: Vec<(PoolOperation, Outcome)>,
+    pub(super) outcomes: Vec<(PoolOperation, UpdateOutcome)>,
     /// Operations for the next cycle: only a read that began after they had arrived shows whether a
     /// client of another server waits.
     pub(super) deferred: Vec<PoolOperation>,
@@ -203,11 +203,11 @@ impl Update {
         record: Record,
         operations: Vec<PoolOperation>,
         waiters: &mut Waiters,
-        terms: &Terms,
+        context: &UpdateContext,
     ) -> Update {
         let mut update = Update {
             record,
-            is_changed: terms.is_completed,
+            is_changed: context.is_completed,
             renewed: BTreeSet::new(),
             granted: Vec::new(),
             served: BTreeSet::new(),
@@ -218,33 +218,33 @@ impl Update {
             outcomes: Vec::new(),
             deferred: Vec::new(),
         };
-        update.expire(terms);
+        update.expire(context);
         let mut acquiring = Vec::new();
         for PoolOperation { request, released } in operations {
             match request.call {
-                Call::Release { token } => update.release(request, token, released, terms),
-                Call::Revoke { token } => update.revoke(request, token, terms),
+                Call::Release { token } => update.release(request, token, released, context),
+                Call::Revoke { token } => update.revoke(request, token, context),
                 Call::Get | Call::Wait | Call::Renew { .. } => acquiring.push(request),
             }
         }
         if !waiters.is_empty() {
-            update.answer_waiting_holders(waiters, terms);
+            update.answer_waiting_holders(waiters, context);
         }
-        update.take_back(&acquiring, terms);
-        if terms.is_removed {
+        update.take_back(&acquiring, context);
+        if context.is_removed {
             for request in waiters.take_all() {
-                update.resolve(request, Outcome::Invalid(InvalidRequest::UnknownPool));
+                update.resolve(request, UpdateOutcome::Invalid(InvalidRequest::UnknownPool));
             }
         }
-        update.grant_in_turn(waiters, terms);
+        update.grant_in_turn(waiters, context);
         for request in acquiring {
-            update.acquire(request, waiters, terms);
+            update.acquire(request, waiters, context);
         }
-        update.refuse_circular_waits(waiters, terms);
+        update.refuse_circular_waits(waiters, context);
         update
     }
 
-    fn resolve(&mut self, request: PendingRequest, outcome: Outcome) {
+    fn resolve(&mut self, request: PendingRequest, outcome: UpdateOutcome) {
         self.outcomes.push((request.into(), outcome));
     }
 
@@ -254,12 +254,12 @@ impl Update {
         self.record.holders.remove(host)
     }
 
-    fn expire(&mut self, terms: &Terms) {
+    fn expire(&mut self, context: &UpdateContext) {
         let ended: Vec<_> = self
             .record
             .holders
             .iter()
-            .filter(|(host, holding)| terms.has_ended(host, holding))
+            .filter(|(host, holding)| context.has_ended(host, holding))
             .map(|(host, holding)| (host.clone(), holding.token))
             .collect();
         for (host, token) in ended {
@@ -269,8 +269,8 @@ impl Update {
     }
 
     /// Ends the holdings that no client can know of. But the client of one may ask again.
-    fn take_back(&mut self, acquiring: &[PendingRequest], terms: &Terms) {
-        for (host, token) in terms.undelivered {
+    fn take_back(&mut self, acquiring: &[PendingRequest], context: &UpdateContext) {
+        for (host, token) in context.undelivered {
             let held = self.record.holders.get(host);
             let Some(holding) = held.filter(|holding| holding.token == *token) else {
                 continue;
@@ -278,8 +278,8 @@ impl Update {
             let asks = |request: &PendingRequest| {
                 request.host == *host && holding.belongs_to(request.run.as_ref())
             };
-            let is_told = |(operation, outcome): &(PoolOperation, Outcome)| {
-                *outcome == Outcome::Yes && asks(&operation.request)
+            let is_told = |(operation, outcome): &(PoolOperation, UpdateOutcome)| {
+                *outcome == UpdateOutcome::Yes && asks(&operation.request)
             };
             if !acquiring.iter().any(asks) && !self.outcomes.iter().any(is_told) {
                 self.remove(host);
@@ -305,93 +305,93 @@ impl Update {
         request: PendingRequest,
         token: Option<i64>,
         released: Option<i64>,
-        terms: &Terms,
+        context: &UpdateContext,
     ) {
         let held = self.record.holders.get(&request.host);
         // A write whose answer was lost has released it.
         if let Some(token) = released
             && held.is_none_or(|holding| holding.token != token)
         {
-            let since = terms.date;
-            return self.resolve(request, Outcome::Released { token, since });
+            let since = context.date;
+            return self.resolve(request, UpdateOutcome::Released { token, since });
         }
-        if let Err(why) = terms.check(&request, held.is_some()) {
-            return self.resolve(request, Outcome::Invalid(why));
+        if let Err(why) = context.check(&request, held.is_some()) {
+            return self.resolve(request, UpdateOutcome::Invalid(why));
         }
         let run = request.run.as_ref();
         let outcome = match held {
             Some(holding) if holding.matches_release(token, run) => {
                 let &Holding { token, since, .. } = holding;
                 self.remove(&request.host);
-                Outcome::Released { token, since }
+                UpdateOutcome::Released { token, since }
             }
             held if token.is_some() || run.is_some() => {
                 let held = held.map(|holding| holding.token);
-                Outcome::NotReleased(NotReleased::of(token, held))
+                UpdateOutcome::NotReleased(NotReleased::of(token, held))
             }
-            _ => Outcome::NothingReleased,
+            _ => UpdateOutcome::NothingReleased,
         };
         self.resolve(request, outcome);
     }
 
-    fn revoke(&mut self, request: PendingRequest, token: Option<i64>, terms: &Terms) {
+    fn revoke(&mut self, request: PendingRequest, token: Option<i64>, context: &UpdateContext) {
         let holds = self.record.holders.contains_key(&request.host);
-        if let Err(why) = terms.check(&request, holds) {
-            return self.resolve(request, Outcome::Invalid(why));
+        if let Err(why) = context.check(&request, holds) {
+            return self.resolve(request, UpdateOutcome::Invalid(why));
         }
         let Some(holding) = self.record.holders.get_mut(&request.host) else {
-            return self.resolve(request, Outcome::NotHeld);
+            return self.resolve(request, UpdateOutcome::NotHeld);
         };
         if token.is_some_and(|token| token != holding.token) {
-            return self.resolve(request, Outcome::OtherToken);
+            return self.resolve(request, UpdateOutcome::OtherToken);
         }
         self.is_changed |= !holding.revoked;
         holding.revoked = true;
-        self.resolve(request, Outcome::Revoked);
+        self.resolve(request, UpdateOutcome::Revoked);
     }
 
     /// Decides a request that does not wait.
-    fn acquire(&mut self, request: PendingRequest, waiters: &mut Waiters, terms: &Terms) {
+    fn acquire(&mut self, request: PendingRequest, waiters: &mut Waiters, context: &UpdateContext) {
         let eligibility = self.eligibility(&request.host, request.run.as_ref());
         let holds = matches!(eligibility, Eligibility::Holds { .. });
-        match (request.call, eligibility, terms.check(&request, holds)) {
-            (_, _, Err(why)) => self.resolve(request, Outcome::Invalid(why)),
+        match (request.call, eligibility, context.check(&request, holds)) {
+            (_, _, Err(why)) => self.resolve(request, UpdateOutcome::Invalid(why)),
             (_, Eligibility::Holds { revoked: true }, _) => {
-                self.resolve(request, Outcome::NoRevoked);
+                self.resolve(request, UpdateOutcome::NoRevoked);
             }
-            (_, Eligibility::Holds { revoked: false }, _) => self.confirm(vec![request], terms),
+            (_, Eligibility::Holds { revoked: false }, _) => self.confirm(vec![request], context),
             (Call::Wait, ..) => waiters.insert(request),
             (Call::Renew { token: None }, ..) | (_, Eligibility::HeldByOtherRun, _) => {
-                self.resolve(request, Outcome::No);
+                self.resolve(request, UpdateOutcome::No);
             }
-            _ if !self.has_room(terms) => self.resolve(request, Outcome::No),
+            _ if !self.has_room(context) => self.resolve(request, UpdateOutcome::No),
             // Whether a client of another server waits is known only after a read.
-            _ if !terms.is_newer_than(request.ticket) => self.deferred.push(request.into()),
-            _ if self.some_wait(terms) => self.resolve(request, Outcome::No),
+            _ if !context.is_newer_than(request.ticket) => self.deferred.push(request.into()),
+            _ if self.some_wait(context) => self.resolve(request, UpdateOutcome::No),
             _ => {
                 let (host, run) = (request.host.clone(), request.run.clone());
-                self.grant(&host, run, vec![request], terms);
+                self.grant(&host, run, vec![request], context);
             }
         }
     }
 
-    fn has_room(&self, terms: &Terms) -> bool {
-        let permits = usize::try_from(terms.plan.permits).unwrap_or(usize::MAX);
-        !terms.is_removed && self.record.holders.len() < permits
+    fn has_room(&self, context: &UpdateContext) -> bool {
+        let permits = usize::try_from(context.plan.permits).unwrap_or(usize::MAX);
+        !context.is_removed && self.record.holders.len() < permits
     }
 
     /// Whether a waiter of any server can use a free slot, apart from those that this update grants
     /// one.
-    fn some_wait(&self, terms: &Terms) -> bool {
+    fn some_wait(&self, context: &UpdateContext) -> bool {
         let parked = self
             .parked
             .iter()
-            .filter(|(ticket, _)| terms.queue.end(*ticket).is_some());
-        terms.entries > self.leaving + parked.count() || terms.queue.joining() > 0
+            .filter(|(ticket, _)| context.queue.end(*ticket).is_some());
+        context.entries > self.leaving + parked.count() || context.queue.joining() > 0
     }
 
     /// Answers waiters that share a holding of their host.
-    fn answer_waiting_holders(&mut self, waiters: &mut Waiters, terms: &Terms) {
+    fn answer_waiting_holders(&mut self, waiters: &mut Waiters, context: &UpdateContext) {
         let hosts: Vec<_> = self.record.holders.keys().cloned().collect();
         for host in hosts {
             let Some(holding) = self.record.holders.get(&host) else {
@@ -401,35 +401,35 @@ impl Update {
             let requests = waiters.take_holder(&host, holding.run.as_ref());
             if revoked {
                 for request in requests {
-                    self.resolve(request, Outcome::NoRevoked);
+                    self.resolve(request, UpdateOutcome::NoRevoked);
                 }
             } else if !requests.is_empty() {
-                self.confirm(requests, terms);
+                self.confirm(requests, context);
             }
         }
     }
 
     /// Grants free slots to waiters of this server, while it is their turn. Without any entries the
     /// queue is empty, and waiters that have just arrived need none.
-    fn grant_in_turn(&mut self, waiters: &mut Waiters, terms: &Terms) {
+    fn grant_in_turn(&mut self, waiters: &mut Waiters, context: &UpdateContext) {
         let mut done = BTreeSet::new();
-        while self.has_room(terms)
-            && let Some(ticket) = terms.queue.next(&done)
+        while self.has_room(context)
+            && let Some(ticket) = context.queue.next(&done)
         {
             done.insert(ticket);
             if let Some((host, run)) = waiters.get(ticket) {
-                self.serve(ticket, &host, run.as_ref(), waiters, &mut done, terms);
+                self.serve(ticket, &host, run.as_ref(), waiters, &mut done, context);
             }
         }
-        if terms.entries > 0 || terms.queue.queued() > 0 {
+        if context.entries > 0 || context.queue.queued() > 0 {
             return;
         }
-        for ticket in terms.queue.unqueued() {
-            if self.has_room(terms)
-                && terms.is_newer_than(ticket)
+        for ticket in context.queue.unqueued() {
+            if self.has_room(context)
+                && context.is_newer_than(ticket)
                 && let Some((host, run)) = waiters.get(ticket)
             {
-                self.serve(ticket, &host, run.as_ref(), waiters, &mut done, terms);
+                self.serve(ticket, &host, run.as_ref(), waiters, &mut done, context);
             }
         }
     }
@@ -442,7 +442,7 @@ impl Update {
         run: Option<&Run>,
         waiters: &mut Waiters,
         done: &mut BTreeSet<Ticket>,
-        terms: &Terms,
+        context: &UpdateContext,
     ) {
         if self.record.holders.contains_key(host) {
             return self.parked.push((ticket, host.clone()));
@@ -450,41 +450,43 @@ impl Update {
         let requests = waiters.take_holder(host, run);
         for request in &requests {
             done.insert(request.ticket);
-            if terms.queue.end(request.ticket).is_some() {
+            if context.queue.end(request.ticket).is_some() {
                 self.leaving += 1;
                 if self.served.len() < MAX_SERVED {
                     self.served.insert(request.ticket);
                 }
             }
         }
-        if let Some((sequence, _)) = terms.queue.end(ticket) {
+        if let Some((sequence, _)) = context.queue.end(ticket) {
             self.record.served = self.record.served.max(sequence);
         }
-        self.grant(host, run.cloned(), requests, terms);
+        self.grant(host, run.cloned(), requests, context);
     }
 
     /// Answers the waiters that were started under the holdings that they wait for.
-    fn refuse_circular_waits(&mut self, waiters: &mut Waiters, terms: &Terms) {
+    fn refuse_circular_waits(&mut self, waiters: &mut Waiters, context: &UpdateContext) {
         let circular: Vec<Ticket> = waiters
             .nested()
-            .filter(|(_, host, outer)| self.is_circular(host, outer, terms))
+            .filter(|(_, host, outer)| self.is_circular(host, outer, context))
             .map(|(ticket, ..)| ticket)
             .collect();
         for ticket in circular {
             if let Some(request) = waiters.remove(ticket) {
-                self.resolve(request, Outcome::NoOuter);
+                self.resolve(request, UpdateOutcome::NoOuter);
             }
         }
     }
 
     /// Whether a waiter was started under all holdings of which one would have to end first: that
     /// of its host, otherwise those of all hosts.
-    fn is_circular(&self, host: &Rc<str>, outer: &[i64], terms: &Terms) -> bool {
+    fn is_circular(&self, host: &Rc<str>, outer: &[i64], context: &UpdateContext) -> bool {
         let holders = &self.record.holders;
         let is_outer = |holding: &Holding| outer.contains(&holding.token);
         match holders.get(host) {
             Some(holding) => is_outer(holding),
-            None => !self.has_room(terms) && !holders.is_empty() && holders.values().all(is_outer),
+            None => {
+                !self.has_room(context) && !holders.is_empty() && holders.values().all(is_outer)
+            }
         }
     }
 
@@ -494,16 +496,16 @@ impl Update {
         host: &Rc<str>,
         run: Option<Run>,
         requests: Vec<PendingRequest>,
-        terms: &Terms,
+        context: &UpdateContext,
     ) {
         self.record.last_token = self.record.last_token.saturating_add(1);
         let holding = Holding {
             token: self.record.last_token,
             run,
-            since: terms.date,
-            lease: terms.lease(),
+            since: context.date,
+            lease: context.lease(),
             renewal: 0,
-            by: terms.session,
+            by: context.session,
             revoked: false,
         };
         self.record.holders.insert(host.clone(), holding);
@@ -511,13 +513,13 @@ impl Update {
         self.renewed.insert(host.clone());
         self.granted.push(host.clone());
         for request in requests {
-            self.resolve(request, Outcome::Yes);
+            self.resolve(request, UpdateOutcome::Yes);
         }
     }
 
     /// Answers the holder of these requests. The lease begins again, unless this server has written
     /// one that is good enough.
-    fn confirm(&mut self, requests: Vec<PendingRequest>, terms: &Terms) {
+    fn confirm(&mut self, requests: Vec<PendingRequest>, context: &UpdateContext) {
         let Some(host) = requests.first().map(|request| request.host.clone()) else {
             return;
         };
@@ -525,18 +527,18 @@ impl Update {
         let renews = requests.iter().any(renews);
         if !self.renewed.contains(&host)
             && let Some(holding) = self.record.holders.get_mut(&host)
-            && !terms.is_covered(&host, holding, renews)
+            && !context.is_covered(&host, holding, renews)
         {
             holding.renewal = holding.renewal.saturating_add(1);
-            holding.by = terms.session;
-            if !terms.is_removed {
-                holding.lease = longer(holding.lease, terms.lease());
+            holding.by = context.session;
+            if !context.is_removed {
+                holding.lease = longer(holding.lease, context.lease());
             }
             self.is_changed = true;
             self.renewed.insert(host);
         }
         for request in requests {
-            self.resolve(request, Outcome::Yes);
+            self.resolve(request, UpdateOutcome::Yes);
         }
     }
 }
