@@ -26,6 +26,7 @@ use super::queue::MAX_ENTRIES;
 use super::queue_entry::QueuedClient;
 use super::record::Record;
 use super::shared_pool::SharedPool;
+use super::sightings::FirstEnds;
 use super::update::{Update, UpdateContext};
 use crate::moment::Moment;
 use crate::plan::Level;
@@ -49,6 +50,8 @@ pub(super) struct Known {
     pub(super) entries: usize,
     /// The record has more than the node: see [`Record::or_newer`].
     pub(super) is_completed: bool,
+    /// When the first leases of the record end. All turns of the loop ask for it, so it is kept.
+    pub(super) first_ends: FirstEnds,
 }
 
 /// What a cycle waits for.
@@ -308,6 +311,7 @@ impl SharedPool {
             })
         });
         self.known = Some(Known {
+            first_ends: self.sightings.first_ends(&record),
             record,
             version: stat.version,
             created: stat.czxid,

@@ -526,7 +526,10 @@ impl World {
                 Some(Output::Answer(Ticket(ticket), answer)) => self.answered(ticket, &answer),
                 Some(Output::Note(..)) => {}
                 Some(output) => panic!("not asked for: {output:?}"),
-                None => return,
+                None => {
+                    let mut pools = driver.machine.pools.iter();
+                    return assert!(pools.all(SharedPool::is_consistent));
+                }
             }
         }
     }

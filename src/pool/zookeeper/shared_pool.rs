@@ -13,8 +13,8 @@ use super::cycle::{Known, Phase};
 use super::deliveries::Deliveries;
 use super::pending::request_deadline;
 use super::queue::Queue;
-use super::record::{Holding, Record};
-use super::sightings::Sightings;
+use super::record::Record;
+use super::sightings::{FirstEnds, Sightings};
 use super::update::{PoolOperation, UpdateOutcome};
 use super::write::{Failure, LostWrite};
 use crate::moment::Moment;
@@ -171,6 +171,13 @@ impl SharedPool {
         }
     }
 
+    /// What is kept of the record follows from it.
+    #[cfg(test)]
+    pub(super) fn is_consistent(&self) -> bool {
+        let known = self.known.as_ref();
+        known.is_none_or(|known| known.first_ends == self.sightings.first_ends(&known.record))
+    }
+
     /// Nothing of a client is left here.
     #[cfg(test)]
     pub(super) fn is_at_rest(&self) -> bool {
@@ -261,23 +268,15 @@ impl SharedPool {
 
     /// When this server is to end the first lease.
     pub(super) fn next_expiry(&self) -> Moment {
-        let Some(record) = self.record() else {
+        let Some(known) = &self.known else {
             return Moment::NEVER;
         };
-        let end = |(host, holding): (&Rc<str>, &Holding)| {
-            let end = self.sightings.end(host, holding);
-            if !self.waiters.is_empty() || self.sightings.own(host, holding).is_some() {
-                end
-            } else {
-                end + OTHERS_LEASE_GRACE
-            }
-        };
-        record
-            .holders
-            .iter()
-            .map(end)
-            .min()
-            .unwrap_or(Moment::NEVER)
+        let FirstEnds { own, others } = known.first_ends;
+        if self.waiters.is_empty() {
+            own.min(others + OTHERS_LEASE_GRACE)
+        } else {
+            own.min(others)
+        }
     }
 
     /// An entry was created, or not.

@@ -24,6 +24,15 @@ struct Sighting {
     has_part: bool,
 }
 
+/// When the first leases of a record end, by the clock of this server.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct FirstEnds {
+    /// Of those that this server wrote.
+    pub(super) own: Moment,
+    /// Of those that other servers wrote.
+    pub(super) others: Moment,
+}
+
 /// The newest renewals of all holders of a pool, as this server has seen them.
 #[derive(Debug, Default)]
 pub(super) struct Sightings {
@@ -76,6 +85,23 @@ impl Sightings {
             (Some(seen), Some(lease)) => seen.since + lease,
             _ => Moment::NEVER,
         }
+    }
+
+    /// When the first leases end.
+    pub(super) fn first_ends(&self, record: &Record) -> FirstEnds {
+        let mut first = FirstEnds {
+            own: Moment::NEVER,
+            others: Moment::NEVER,
+        };
+        for (host, holding) in &record.holders {
+            let end = self.end(host, holding);
+            if self.own(host, holding).is_some() {
+                first.own = first.own.min(end);
+            } else {
+                first.others = first.others.min(end);
+            }
+        }
+        first
     }
 
     /// Whether this server has granted this holding, or renewed it at least once. So the server that

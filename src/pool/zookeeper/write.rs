@@ -150,6 +150,7 @@ impl SharedPool {
             known.version = known.version.wrapping_add(i32::from(update.is_changed));
             known.is_completed = false;
             known.record = update.record.clone();
+            known.first_ends = self.sightings.first_ends(&known.record);
         }
         self.queue.served(update.record.served);
         let record = &update.record;
