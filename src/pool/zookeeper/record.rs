@@ -5,7 +5,7 @@
 use super::super::invalid_request;
 use super::super::waiters::Run;
 use crate::config::json;
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
@@ -66,22 +66,26 @@ impl Holding {
         }
     }
 
-    fn value(&self, host: &str) -> Value {
-        let mut value = json!({
-            "host": host,
-            "token": self.token,
-            "since": self.since,
-            "lease": self.lease.map(|lease| u64::try_from(lease.as_millis()).unwrap_or(u64::MAX)),
-            "renewal": self.renewal,
-            "by": format!("{:016x}", self.by),
+    /// Adds the JSON of it, with sorted keys. A tree of values would take five times as long.
+    fn write(&self, host: &str, text: &mut String) {
+        let lease = self.lease.map_or("null".to_owned(), |lease| {
+            u64::try_from(lease.as_millis())
+                .unwrap_or(u64::MAX)
+                .to_string()
         });
-        if let Some(run) = &self.run {
-            value["run"] = (**run).into();
-        }
-        if self.revoked {
-            value["revoked"] = true.into();
-        }
-        value
+        let (by, host, renewal) = (self.by, Value::from(host), self.renewal);
+        let revoked = if self.revoked {
+            r#","revoked":true"#
+        } else {
+            ""
+        };
+        let run = self.run.as_ref().map_or(String::new(), |run| {
+            format!(r#","run":{}"#, Value::from(&**run))
+        });
+        let (since, token) = (self.since, self.token);
+        *text += &format!(
+            r#"{{"by":"{by:016x}","host":{host},"lease":{lease},"renewal":{renewal}{revoked}{run},"since":{since},"token":{token}}}"#
+        );
     }
 
     fn of(value: &Value, field: &str) -> Result<(Rc<str>, Holding), String> {
@@ -137,31 +141,22 @@ impl Record {
 
     /// The data of the node.
     pub(super) fn text(&self) -> Vec<u8> {
-        let holders: Vec<_> = self
-            .holders
-            .iter()
-            .map(|(host, holding)| holding.value(host))
-            .collect();
-        json!({
-            "version": VERSION,
-            "last_token": self.last_token,
-            "served": self.served,
-            "holders": holders,
-        })
-        .to_string()
-        .into_bytes()
+        let mut text = r#"{"holders":["#.to_owned();
+        for (index, (host, holding)) in self.holders.iter().enumerate() {
+            if index > 0 {
+                text.push(',');
+            }
+            holding.write(host, &mut text);
+        }
+        let (last_token, served) = (self.last_token, self.served);
+        text += &format!(r#"],"last_token":{last_token},"served":{served},"version":{VERSION}}}"#);
+        text.into_bytes()
     }
 
     /// Parses the data of the node. `Err`: what is wrong with it.
     pub(super) fn parse(text: &[u8]) -> Result<Record, String> {
         let value: Value =
             serde_json::from_slice(text).map_err(|error| format!("not JSON: {error}"))?;
-        // `serde_json` would forget the first value.
-        if let Err(json::Error::Duplicate { key, .. }) =
-            json::parse(str::from_utf8(text).unwrap_or_default())
-        {
-            return Err(format!("duplicate key {key:?}"));
-        }
         match integer(&value, "", "version")? {
             VERSION => {}
             other => {
@@ -183,6 +178,14 @@ impl Record {
             if record.holders.insert(host, holding).is_some() {
                 return Err(bad("", "holders", "each host once"));
             }
+        }
+        // Of a key that is there twice `serde_json` has forgotten the first value. No server writes
+        // that, and to look for it takes longer than all else.
+        if record.text() != text
+            && let Err(json::Error::Duplicate { key, .. }) =
+                json::parse(str::from_utf8(text).unwrap_or_default())
+        {
+            return Err(format!("duplicate key {key:?}"));
         }
         Ok(record)
     }
@@ -248,10 +251,26 @@ mod tests {
     fn record_is_read_as_it_was_written() {
         let text = record().text();
         assert_eq!(Record::parse(&text), Ok(record()));
+        let shown = |record: &Record| String::from_utf8(record.text()).unwrap();
         assert_eq!(
-            String::from_utf8(Record::new(5).text()).unwrap(),
+            shown(&Record::new(5)),
             r#"{"holders":[],"last_token":5,"served":-1,"version":1}"#
         );
+        assert_eq!(
+            shown(&record()),
+            concat!(
+                r#"{"holders":[{"by":"ffffffffffffffff","host":"a \"quoted\" замок","lease":60000,"#,
+                r#""renewal":3,"run":"x","since":1763000000000,"token":7},"#,
+                r#"{"by":"ffffffffffffffff","host":"b","lease":null,"#,
+                r#""renewal":3,"revoked":true,"since":1763000000000,"token":9}],"#,
+                r#""last_token":9,"served":4,"version":1}"#
+            )
+        );
+        // As older servers of this version wrote it, or an operator.
+        let value: Value = serde_json::from_slice(&text).unwrap();
+        assert_eq!(value.to_string().into_bytes(), text);
+        let pretty = serde_json::to_string_pretty(&value).unwrap();
+        assert_eq!(Record::parse(pretty.as_bytes()), Ok(record()));
     }
 
     #[test]
