@@ -196,7 +196,7 @@ impl SharedPool {
     /// Creates the node, which is missing, and reads it again. What this server knows of the holders
     /// goes into it: another program has deleted the node, but clients may rely on their leases.
     pub(super) fn create(&mut self, context: &mut Context) {
-        let mut record = Record::new(context.seed());
+        let mut record = Record::new(context.boot.micros(context.now));
         if let Some(known) = self.record() {
             record = record.or_newer(known);
             let hosts: Vec<&str> = record.holders.keys().map(|host| &**host).collect();
@@ -335,6 +335,7 @@ impl SharedPool {
             entries: known.entries,
             is_completed: known.is_completed,
             read,
+            seed: context.seed,
             session: context.session_id(),
             date: context.date(),
             now: context.now,

@@ -119,7 +119,7 @@ pub struct Options {
     pub acl: Vec<Acl>,
     /// The node above those of the pools, with the chroot.
     pub path: String,
-    /// For the date, with which the tokens of a new pool begin. Apart from that it is only shown.
+    /// For dates, from which tokens begin. Apart from that they are only shown.
     pub boot: BootTime,
 }
 
@@ -141,6 +141,7 @@ struct Context<'a> {
     effects: &'a mut VecDeque<Effect>,
     acl: &'a [Acl],
     boot: BootTime,
+    seed: i64,
     refusal: Option<Code>,
     now: Moment,
 }
@@ -166,11 +167,6 @@ impl Context<'_> {
     /// The time in ms since 1970.
     fn date(&self) -> u64 {
         date(self.boot, self.now)
-    }
-
-    /// Tokens of a new pool are above this number.
-    fn seed(&self) -> i64 {
-        self.boot.micros(self.now)
     }
 
     fn outage(&self) -> String {
@@ -199,6 +195,9 @@ pub struct ZooKeeper {
     path: String,
     acl: Vec<Acl>,
     boot: BootTime,
+    /// New tokens are above this number: real time in microseconds when the server started. So they
+    /// grow although the pool was kept by another backend for a while.
+    seed: i64,
     session: Session,
     effects: VecDeque<Effect>,
     /// Requests for a report, and when each arrived.
@@ -230,6 +229,7 @@ impl ZooKeeper {
             path,
             acl,
             boot,
+            seed: boot.micros(now),
             session: Session::new(servers, timeout, auth, now),
             effects: VecDeque::new(),
             reports: VecDeque::new(),
@@ -260,6 +260,7 @@ impl ZooKeeper {
             effects: &mut self.effects,
             acl: &self.acl,
             boot: self.boot,
+            seed: self.seed,
             refusal: self.refusal,
             now,
         };

@@ -152,7 +152,7 @@ fn lease_is_ended_as_soon_as_it_was_promised_and_no_sooner() {
     script.play(&[
         (31, "2 wait b", ""),
         (89, "1 tick", ""),
-        (90, "1 tick", "b YES 2 57 s"),
+        (90, "1 tick", "b YES 30000001 57 s"),
     ]);
 }
 
@@ -721,6 +721,21 @@ fn node_that_was_deleted_is_created_again_with_its_holders() {
     script.play(&[
         (3, "3 release a 1", "a OK"),
         (4, "2 get b", "b YES 1000001 57 s"),
+    ]);
+}
+
+/// The pool may have been kept by another backend meanwhile, or the node restored from a backup.
+#[test]
+fn tokens_are_above_the_start_of_the_server_also_in_a_node_that_exists() {
+    let mut script = servers(pool(1, 0));
+    script.play(&[(0, "1 get a", "a YES 1"), (0, "1 release a", "a OK")]);
+    for server in ["1 killed", "2 killed", "3 killed"] {
+        script.play(&[(5, server, "")]);
+    }
+    script.play(&[
+        (9, "1 get b", "b YES 5000001"),
+        (9, "1 release b", "b OK"),
+        (9, "2 get c", "c YES 5000002"),
     ]);
 }
 

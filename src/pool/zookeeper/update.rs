@@ -83,6 +83,8 @@ pub(super) struct UpdateContext<'a> {
     /// The newest request that had arrived when the read of the record began. `None`: the read is
     /// older than all requests.
     pub(super) read: Option<Ticket>,
+    /// New tokens are above this number.
+    pub(super) seed: i64,
     /// The session that writes.
     pub(super) session: i64,
     /// The time in ms since 1970.
@@ -498,7 +500,7 @@ impl Update {
         requests: Vec<PendingRequest>,
         context: &UpdateContext,
     ) {
-        self.record.last_token = self.record.last_token.saturating_add(1);
+        self.record.last_token = self.record.last_token.max(context.seed).saturating_add(1);
         let holding = Holding {
             token: self.record.last_token,
             run,
