@@ -1,7 +1,7 @@
 //! Gives each answer of ZooKeeper to the method of the pool that handles it.
 
-use super::Context;
 use super::shared_pool::SharedPool;
+use super::{Context, queue_entry};
 use crate::zookeeper::code::Code;
 use crate::zookeeper::request::{Answer, Operation, Request};
 
@@ -37,6 +37,11 @@ pub(super) fn deliver(
                 _ => Err(Code::MARSHALLING),
             });
             pool.data_read(read, context);
+        }
+        (_, Some(entry), Ok(Answer::Data(_, stat)))
+            if !queue_entry::is_entry(entry, stat.ephemeral_owner) =>
+        {
+            pool.not_an_entry(entry, context);
         }
         (Request::Data { .. }, Some(entry), Ok(Answer::Data(data, _))) => {
             pool.entry_read(entry, &data);

@@ -73,6 +73,8 @@ pub(super) struct Queue {
     others: BTreeMap<i64, Option<QueuedClient>>,
     /// The names are to be read for a report.
     is_report_wanted: bool,
+    /// Nodes that other programs made here, of which the log has a line.
+    foreign: BTreeSet<String>,
     /// The entry in `ahead` that is watched, or about to be.
     watched: Option<i64>,
     /// Requests to send.
@@ -96,6 +98,7 @@ impl Queue {
             is_list_old: false,
             others: BTreeMap::new(),
             is_report_wanted: false,
+            foreign: BTreeSet::new(),
             watched: None,
             requests: Vec::new(),
         }
@@ -327,7 +330,7 @@ impl Queue {
 
     /// An entry was created. `Err`: its sequence number is too high, so this client cannot wait.
     pub(super) fn created(&mut self, name: &str) -> Result<(), Ticket> {
-        let Some((_, Some(ticket), sequence)) = parse(name) else {
+        let Some((_, ticket, sequence)) = parse(name) else {
             return Ok(());
         };
         match self.entries.get_mut(&ticket) {
@@ -367,31 +370,35 @@ impl Queue {
         }
     }
 
-    /// The names of all entries.
-    pub(super) fn list_read(&mut self, names: &[String], session: i64) {
+    /// The names of all nodes. Returns those that other programs made, and that are new.
+    pub(super) fn list_read(&mut self, names: &[String], session: i64) -> Vec<String> {
         self.is_listing = false;
         let is_old = std::mem::take(&mut self.is_list_old);
         let for_report = std::mem::take(&mut self.is_report_wanted);
         (self.ahead, self.watched) = (BTreeMap::new(), None);
         let known = std::mem::take(&mut self.others);
-        let mut seen = BTreeSet::new();
+        let (mut seen, mut foreign) = (BTreeSet::new(), BTreeSet::new());
         for name in names {
-            let Some((owner, ticket, sequence)) = parse(name) else {
-                continue; // not an entry
+            let is_foreign = self.foreign.contains(name);
+            let Some((owner, ticket, sequence)) = parse(name).filter(|_| !is_foreign) else {
+                foreign.insert(name.clone());
+                continue;
             };
-            self.listed = self.listed.max(sequence);
-            match ticket {
-                Some(ticket) if owner == prefix(session) => {
-                    seen.insert(ticket);
-                    self.own_listed(ticket, sequence, name);
-                }
-                _ if sequence <= self.served => {} // it ends
-                _ => {
-                    self.ahead.insert(sequence, name.clone());
-                    self.other_listed(sequence, name, known.get(&sequence), for_report);
-                }
+            if owner == session {
+                self.listed = self.listed.max(sequence);
+                seen.insert(ticket);
+                self.own_listed(ticket, sequence, name);
+            } else if sequence > self.served {
+                self.ahead.insert(sequence, name.clone());
+                self.other_listed(sequence, name, known.get(&sequence), for_report);
+            } else if for_report {
+                // It ends, if it is an entry.
+                let path = format!("{}/{name}", self.path);
+                self.requests.push(Request::Exists { path, watch: false });
             }
         }
+        let found = foreign.difference(&self.foreign).cloned().collect();
+        self.foreign = foreign;
         let missing: Vec<_> = self
             .entries
             .iter()
@@ -407,6 +414,14 @@ impl Queue {
             self.forget(ticket);
             self.unqueued.insert(ticket);
         }
+        found
+    }
+
+    /// Another program made this node, although it has the name of an entry. Returns whether that is
+    /// new.
+    pub(super) fn not_an_entry(&mut self, name: &str) -> bool {
+        self.ended(name);
+        self.foreign.insert(name.to_owned())
     }
 
     fn other_listed(

@@ -50,9 +50,9 @@ pub(super) fn prefix(session: i64) -> String {
     format!("{session:x}.")
 }
 
-/// The beginning of a name with the session, the ticket, and the sequence number. Of a name that
-/// another program made, the ticket is missing. `None`: it is no sequential node.
-pub(super) fn parse(name: &str) -> Option<(&str, Option<Ticket>, i64)> {
+/// The session of an entry with this name, the ticket, and the sequence number. `None`: another
+/// program made the node.
+pub(super) fn parse(name: &str) -> Option<(i64, Ticket, i64)> {
     let (front, sequence) = name.split_at_checked(name.rfind('-')? + 1)?;
     let is_number = sequence.len() >= DIGITS && sequence.bytes().all(|byte| byte.is_ascii_digit());
     // The counter is negative after 2^31 entries: `SESSION.TICKET--2147483648`.
@@ -65,7 +65,12 @@ pub(super) fn parse(name: &str) -> Option<(&str, Option<Ticket>, i64)> {
         Some(front) => (front, MAX_SEQUENCE + sequence),
         None => (&front[..front.len() - 1], sequence),
     };
-    let end = front.find('.').map_or(0, |dot| dot + 1);
-    let (session, ticket) = front.split_at(end);
-    Some((session, ticket.parse().ok().map(Ticket), sequence))
+    let (session, ticket) = front.split_once('.')?;
+    let session = u64::from_str_radix(session, 16).ok()?.cast_signed();
+    Some((session, Ticket(ticket.parse().ok()?), sequence))
+}
+
+/// Whether a node of this name and owner is an entry: it ends with the session that its name has.
+pub(super) fn is_entry(name: &str, owner: i64) -> bool {
+    parse(name).is_some_and(|(session, ..)| session == owner)
 }

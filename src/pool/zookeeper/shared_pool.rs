@@ -319,7 +319,10 @@ impl SharedPool {
     ) {
         self.is_dirty = true;
         match result {
-            Ok(names) => self.queue.list_read(names, context.session_id()),
+            Ok(names) => {
+                let foreign = self.queue.list_read(names, context.session_id());
+                self.note_foreign(&foreign, context);
+            }
             Err(Code::NO_NODE) => {
                 self.queue.list_failed();
                 self.queue.node_ended();
@@ -341,6 +344,29 @@ impl SharedPool {
     pub(super) fn entry_unread(&mut self, name: &str) {
         self.queue.entry_unread(name);
         self.is_dirty = true;
+    }
+
+    /// This node has the name of an entry, but another program made it.
+    pub(super) fn not_an_entry(&mut self, name: &str, context: &mut Context) {
+        if self.queue.not_an_entry(name) {
+            self.note_foreign(&[name.to_owned()], context);
+        }
+        self.is_dirty = true;
+    }
+
+    /// Other programs made these nodes. They stop no waiter, but the number of the children of the
+    /// node shows whether any client waits.
+    fn note_foreign(&self, names: &[String], context: &mut Context) {
+        let [first, others @ ..] = names else { return };
+        let others = match others.len() {
+            0 => String::new(),
+            count => format!(", nor are {count} others"),
+        };
+        let note = format!(
+            "{}/{first} is not an entry of the queue{others}: delete it, because /get/ answers NO as long as it exists",
+            self.path
+        );
+        context.note(Level::Warning, note);
     }
 
     /// An entry of another server has ended.

@@ -740,6 +740,49 @@ fn tokens_are_above_the_start_of_the_server_also_in_a_node_that_exists() {
 }
 
 #[test]
+fn node_of_another_program_blocks_no_waiter_and_is_logged_once() {
+    for (name, owner) in [
+        ("readme", 0),
+        ("backup-0000000000", 0),
+        ("backup-0000000000", 0x99),
+        ("1.backup-0000000000", 0x99),
+        ("1.7-0000000000", 0),
+        ("1.7-0000000000", 0x99),
+    ] {
+        for secret in [false, true] {
+            let mut script = servers(pool(1, 0));
+            let path = format!("{POOL}/{name}");
+            script.peer.fake.put(&path, b"?", owner);
+            script.peer.fake.secret = secret.then(|| path.clone());
+            script.peer.fake.sequence = 3;
+            script.play_ms(&[
+                (0, "1 wait a", "a YES 1"),
+                (1, "1 wait b", ""),
+                (2, "2 wait c", ""),
+                (3, "1 wait d", ""),
+                (4, "1 release a", "a OK, b YES 2"),
+                (5, "1 release b", "b OK, c YES 3"),
+                (6, "1 release c", "c OK, d YES 4"),
+                (7, "1 release d", "d OK"),
+                (8, "1 report", "[]"),
+                (8, "2 report", "[]"),
+            ]);
+            let report = script.servers[0].machine.report(script.now);
+            assert_eq!(report[0].waiters, []);
+            let noted = format!(
+                "{path} is not an entry of the queue: delete it, because /get/ answers NO as long as it exists"
+            );
+            let all = script.notes.iter().filter(|note| **note == noted);
+            assert_eq!(all.count(), 2, "{name} {owner}: {:?}", script.notes);
+            script.play_ms(&[(9, "1 get e", "e NO")]);
+            script.peer.fake.delete(&path);
+            script.play_ms(&[(10, "1 get e", "e YES 5"), (11, "1 release e", "e OK")]);
+            assert_eq!(script.peer.entries(), [""; 0]);
+        }
+    }
+}
+
+#[test]
 fn record_that_is_not_understood_grants_nothing() {
     let mut script = servers(pool(1, 60));
     script.play(&[(0, "1 get a", "a YES 1 57 s"), (1, "written {}", "")]);
