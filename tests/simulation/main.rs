@@ -192,6 +192,7 @@ fn check(scenario: &Scenario, total: &mut Total) {
     total.add(&outcome.figures);
     if let Some(violation) = outcome.violation {
         let seconds = total.busy().as_secs_f64();
+        total.print("until a violation");
         let report = shrink::report(scenario, &violation);
         let kept = figures::keep(seed, &report);
         panic!("{report}\nseed {seed} after {seconds:.1} s: {violation}\nkept in {kept}");

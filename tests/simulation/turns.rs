@@ -226,10 +226,22 @@ impl World {
             }
             Notice::Ended { record } => {
                 let (_, token, exit) = parse(&record).expect("a record of the program");
-                // A run whose node was deleted may have recorded its start in between.
-                let mut starts = self.records.starts.iter_mut().rev();
-                if let Some(start) = starts.find(|start| start.token == token) {
-                    start.exit = exit;
+                // A run that does not know yet that its node was deleted may write into the record
+                // of the next run, and that one then into its own. The record is that of both.
+                if let Some(last) = self.records.starts.last().map(|it| it.token)
+                    && last != token
+                    && !self.is_deleted(last)
+                    && !self.is_deleted(token)
+                {
+                    self.violate(format!(
+                        "the run with token {token} writes its end into the record of another"
+                    ));
+                }
+                let count = self.records.starts.len();
+                for (index, start) in self.records.starts.iter_mut().enumerate() {
+                    if start.token == token || index + 1 == count {
+                        start.exit = exit;
+                    }
                 }
             }
         }
