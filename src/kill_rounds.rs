@@ -15,6 +15,10 @@ pub const REPORT_INTERVAL: Duration = Duration::from_mins(1);
 /// hundred processes (30 µs each), so dying processes are not signalled over and over.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 
+/// No report is due before the pause has become so long: if the host was suspended, the second may be
+/// over before survivors have had the time to die.
+const REPORTED_FROM: Duration = Duration::from_millis(80);
+
 /// The state of the rounds of one tree.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct KillRounds {
@@ -53,22 +57,21 @@ impl KillRounds {
             return None;
         }
         let pause = (self.pause * 2).min(REPORT_INTERVAL);
-        let rounds = KillRounds {
-            next: now + pause,
-            pause,
-            ..self
-        };
-        Some(if now < self.report {
-            (Due::Kill, rounds)
+        let next = now + pause;
+        let is_early = self.pause < REPORTED_FROM;
+        let (due, report) = if is_early {
+            (Due::Kill, self.report.max(next))
+        } else if now < self.report {
+            (Due::Kill, self.report)
         } else {
-            (
-                Due::Report,
-                KillRounds {
-                    report: now + REPORT_INTERVAL,
-                    ..rounds
-                },
-            )
-        })
+            (Due::Report, now + REPORT_INTERVAL)
+        };
+        let rounds = KillRounds {
+            next,
+            pause,
+            report,
+        };
+        Some((due, rounds))
     }
 }
 
@@ -104,6 +107,21 @@ mod tests {
             .map(|&(at, _)| at)
             .collect();
         assert_eq!(reports, [1000, 61_000, 121_000]);
+    }
+
+    #[test]
+    fn survivors_on_a_suspended_host_have_time_to_die_before_they_are_reported() {
+        let mut rounds = KillRounds::begin(Moment::default());
+        let mut now = Moment(Duration::from_secs(8));
+        let mut course = Vec::new();
+        for _ in 0..5 {
+            let (due, next) = rounds.due(now).expect("it is late");
+            course.push((now.0.as_millis(), due));
+            (rounds, now) = (next, next.wake());
+        }
+        let kills = [8000, 8010, 8030, 8070].map(|at| (at, Due::Kill));
+        assert_eq!(course[..4], kills);
+        assert_eq!(course[4], (8150, Due::Report));
     }
 
     #[test]

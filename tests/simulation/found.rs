@@ -422,3 +422,37 @@ fn waiter_whose_grant_fails_queues_before_those_behind_it() {
     ];
     play_without_violation(&shared_pool(66, 100, 1600, 6, items));
 }
+
+/// A host slept while a tree that forks was killed. Its guard, woken up after the second that the
+/// kill may take, reported the last process as unkillable before the process had time to die, and
+/// zk-flock exited.
+#[test]
+fn tree_is_killed_although_its_host_slept_meanwhile() {
+    let forking = Script {
+        runs: 19_058,
+        children: 5,
+        forks: 3,
+        ..BRIEF
+    };
+    let at = |at, what| Item { at, what };
+    let sleep = Suspend {
+        host: 1,
+        lasts: 3000,
+    };
+    play_without_violation(&Scenario {
+        seed: 6,
+        kind: Kind::Queue,
+        keeper: false,
+        voters: 1,
+        observers: 0,
+        hosts: 2,
+        tick: 1000,
+        timeout: 4000,
+        every: None,
+        items: vec![
+            at(1000, run(1, u32::MAX, forking)),
+            at(2000, Delete),
+            at(2002, sleep),
+        ],
+    });
+}
