@@ -289,16 +289,7 @@ impl SharedPool {
                 self.is_dirty = true;
             }
         }
-        if let Some(lost) = self.lost_write.take() {
-            for host in &lost.renewed {
-                let written = lost.record.holders.get(host);
-                if let (Some(written), Some(found)) = (written, record.holders.get(host))
-                    && written.is_renewal(found)
-                {
-                    self.sightings.wrote(host, found, lost.sent);
-                }
-            }
-        }
+        self.look_for_lost_write(&record);
         self.sightings.observe(&record, context.now);
         self.queue.served(record.served);
         self.queue.unpark(|host| record.holders.contains_key(host));
@@ -320,6 +311,21 @@ impl SharedPool {
             is_completed,
         });
         Ok(())
+    }
+
+    /// If the write whose answer was lost was carried out, its renewals are those of this server.
+    fn look_for_lost_write(&mut self, record: &Record) {
+        let Some(lost) = self.lost_write.take() else {
+            return;
+        };
+        for host in &lost.renewed {
+            let written = lost.record.holders.get(host);
+            if let (Some(written), Some(found)) = (written, record.holders.get(host))
+                && written.is_renewal(found)
+            {
+                self.sightings.wrote(host, found, lost.sent);
+            }
+        }
     }
 
     /// Decides all operations and waiters. `is_fresh`: the record has just been read, after a write.
