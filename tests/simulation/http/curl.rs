@@ -263,12 +263,20 @@ impl World {
         works.any(|work| work.name == name && work.over)
     }
 
-    /// How many scripts work now.
-    pub(in super::super) fn working(&self) -> usize {
-        let works = self.http.iter().flat_map(|http| &http.works);
-        let live = works
+    /// How many scripts work now, and how many of them have a YES of which the network has not
+    /// confirmed to the server that it arrived: the server takes the pool back, see distributexd(8).
+    pub(in super::super) fn working(&self) -> (usize, usize) {
+        let Some(http) = &self.http else {
+            return (0, 0);
+        };
+        let live = http
+            .works
+            .iter()
             .filter(|work| !work.over && self.now < work.until && !self.hosts[work.host].asleep);
-        live.count()
+        let unconfirmed = live
+            .clone()
+            .filter(|work| http.unconfirmed.contains(&work.name));
+        (live.count(), unconfirmed.count())
     }
 }
 

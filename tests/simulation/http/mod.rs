@@ -92,6 +92,8 @@ pub struct Http {
     history: History,
     /// What scripts do that have the pool.
     works: Vec<curl::Work>,
+    /// Hosts whose connections have failed before an answer was acknowledged.
+    unconfirmed: BTreeSet<String>,
     /// When servers last forgot their holders, and the newest token of then.
     forgot: Option<(u64, i64)>,
     /// The wall clock of a server was set.
@@ -140,6 +142,7 @@ impl Http {
             newest_token: 0,
             history: History::default(),
             works: Vec::new(),
+            unconfirmed: BTreeSet::new(),
             revocations: 0,
             revoked: BTreeSet::new(),
             inspected: 0,
@@ -285,13 +288,15 @@ impl World {
     /// A server tells a client that it holds the pool: no earlier waiter is still waiting.
     fn check_order(&mut self, id: ConnId) {
         let http = self.http.as_mut().expect("lock servers");
-        let Some((server, place, run)) = http
-            .ends
-            .get(&id)
-            .and_then(|end| Some((end.server, end.place?, end.run.clone())))
-        else {
+        let Some(end) = http.ends.get(&id) else {
             return;
         };
+        let (server, run) = (end.server, end.run.clone());
+        let Some(place) = end.place else { return };
+        let is_first = |asked| http.history.is_first(asked);
+        if !end.asked.as_ref().is_none_or(is_first) {
+            return;
+        }
         if !http.pool.is_fifo() || !http.served.insert(run.clone()) {
             return;
         }

@@ -37,8 +37,9 @@ pub struct End {
     /// The place of the client's request to wait, and its run.
     pub place: Option<u64>,
     pub run: String,
-    /// The request that is to be answered, if an ensemble keeps the holders.
+    /// The newest request, if an ensemble keeps the holders.
     pub asked: Option<Asked>,
+    is_answered: bool,
 }
 
 /// What the epoll reports of a connection.
@@ -69,6 +70,7 @@ impl End {
             place: None,
             run: String::new(),
             asked: None,
+            is_answered: false,
         }
     }
 
@@ -123,7 +125,7 @@ impl World {
         match packet {
             Packet::Data(bytes) => end.inbox.extend(bytes),
             Packet::Fin => end.peer_closed = true,
-            Packet::Rst => end.error = Some(ErrorKind::ConnectionReset),
+            Packet::Rst => return self.http_gone(id, ErrorKind::ConnectionReset),
             Packet::Ack(bytes) => end.acked = end.acked.max(bytes),
         }
         if let Some(watch) = &mut end.watch {
@@ -169,11 +171,23 @@ impl World {
         self.notify(pid);
     }
 
-    /// A connection was reset from outside.
+    /// The server's end of a connection fails.
     pub(in super::super) fn http_gone(&mut self, id: ConnId, error: ErrorKind) {
         let Some(end) = self.end(id) else { return };
         end.error = Some(error);
+        if let Some(watch) = &mut end.watch {
+            watch.changed = true;
+        }
         let server = end.server;
+        let is_unconfirmed = end.sent > end.acked;
+        if let Some(host) = end
+            .asked
+            .as_ref()
+            .filter(|_| is_unconfirmed)
+            .map(Asked::host)
+        {
+            self.http().unconfirmed.insert(host);
+        }
         self.notify_server(server);
     }
 
@@ -316,7 +330,8 @@ impl World {
             && let Some(asked) = Asked::read(&into[..length], self.now)
         {
             self.request_read(&asked);
-            self.end(id).expect("an end").asked = Some(asked);
+            let end = self.end(id).expect("an end");
+            (end.asked, end.is_answered) = (Some(asked), false);
         }
         Ok(length)
     }
@@ -326,8 +341,9 @@ impl World {
             self.inspected(bytes);
         }
         if let Some(mut end) = self.http().ends.remove(&id) {
-            self.check_answer(&end, bytes);
-            end.asked = None;
+            if !std::mem::replace(&mut end.is_answered, true) {
+                self.check_answer(&end, bytes);
+            }
             self.http().ends.insert(id, end);
         }
         if bytes.ends_with(b"\r\n\r\nYES") {

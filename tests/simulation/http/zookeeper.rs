@@ -74,6 +74,11 @@ pub struct Asked {
 }
 
 impl Asked {
+    /// The host that asks.
+    pub fn host(&self) -> String {
+        self.host.clone()
+    }
+
     /// Of the bytes of a request that were read now.
     pub fn read(bytes: &[u8], at: u64) -> Option<Asked> {
         let text = String::from_utf8_lossy(bytes);
@@ -239,6 +244,13 @@ impl History {
         let holders = self.states.last().map(|(_, pool)| &pool.holders);
         let mut holders = holders.into_iter().flatten();
         holders.any(|it| it.run.as_deref() == Some(run))
+    }
+
+    /// Whether the run asks for the first time by this request. Otherwise an earlier one, at another
+    /// server, may have been granted the pool.
+    pub fn is_first(&self, asked: &Asked) -> bool {
+        let first = asked.run.as_ref().and_then(|run| self.asked.get(run));
+        first == Some(&asked.at)
     }
 
     /// Whether one run first asked before the other, at whichever servers. True without an ensemble.
