@@ -456,3 +456,47 @@ fn tree_is_killed_although_its_host_slept_meanwhile() {
         ],
     });
 }
+
+/// Two servers whose member of the ensemble was slow wrote the holding of a script, and both answered
+/// 503. Each left it to the other to take the holding back, and it stayed for ever.
+#[test]
+fn holding_that_two_servers_failed_to_tell_of_is_taken_back() {
+    let at = |at, what| Item { at, what };
+    let asks = |waits, limit| Curl {
+        host: 0,
+        errand: Errand {
+            server: 2,
+            waits,
+            limit,
+            attempts: 2,
+            works: 140,
+        },
+    };
+    let lag = Lag {
+        server: 4,
+        by: 735,
+        lasts: 2807,
+    };
+    play_without_violation(&Scenario {
+        seed: 820_002_950,
+        kind: Kind::Pool(Pool {
+            slots: 1,
+            expire: 0,
+            backend: Backend::ZooKeeper { timeout: 8000 },
+            servers: 2,
+            shared_names: false,
+        }),
+        keeper: false,
+        voters: 5,
+        observers: 0,
+        hosts: 2,
+        tick: 500,
+        timeout: 5000,
+        every: None,
+        items: vec![
+            at(0, lag),
+            at(203, asks(false, 0)),
+            at(384, asks(true, 1639)),
+        ],
+    });
+}

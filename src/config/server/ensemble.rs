@@ -14,8 +14,8 @@ const DEFAULT_HOST: &str = "localhost:2181";
 const DEFAULT_PATH: &str = "/distributex";
 
 /// The most bytes of one holder in the node of a pool: a host of 255 bytes, each of which may need an
-/// escape, a run of 64, and the other values.
-const MAX_HOLDER: usize = 2 * 255 + 64 + 176;
+/// escape, a run of 64, the ids of four servers, and the other values.
+const MAX_HOLDER: usize = 2 * 255 + 64 + 90 + 176;
 
 /// The entries, before it is known which backend is used.
 #[derive(Debug, Default)]

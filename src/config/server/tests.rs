@@ -66,7 +66,7 @@ fn ensemble_keeps_the_holders() {
         acl: Acl::Open,
         path: "/distributex".into(),
     };
-    let pools = "pools:\n- name: a b\n  maxlocks: 699\n";
+    let pools = "pools:\n- name: a b\n  maxlocks: 624\n";
     let (found, warnings) = ensemble(&format!("backend: zookeeper\n{pools}")).unwrap();
     assert_eq!((found, warnings.len()), (plain.clone(), 1), "{warnings:?}");
     assert!(warnings[0] == open, "{warnings:?}");
@@ -117,7 +117,7 @@ fn ensemble_keeps_the_holders() {
         ),
         (
             "pools: [{name: p, maxlocks: 700}]",
-            "\"maxlocks\" of pool \"p\" is above 699: one node of ZooKeeper keeps the holders, and no more fit",
+            "\"maxlocks\" of pool \"p\" is above 624: one node of ZooKeeper keeps the holders, and no more fit",
         ),
     ] {
         let error = ensemble(&format!("backend: zookeeper\n{keys}\n")).unwrap_err();

@@ -293,14 +293,7 @@ impl SharedPool {
         self.sightings.observe(&record, context.now);
         self.queue.served(record.served);
         self.queue.unpark(|host| record.holders.contains_key(host));
-        let holders = &record.holders;
-        // Another server that has renewed a holding may have told its client of it, although its
-        // renewal is not the newest any more.
-        self.deliveries.retain(|host, token| {
-            holders.get(host).is_some_and(|holding| {
-                holding.token == token && self.sightings.own(host, holding).is_some()
-            })
-        });
+        self.deliveries.retain(&record, context.server);
         self.known = Some(Known {
             first_ends: self.sightings.first_ends(&record),
             record,
@@ -343,6 +336,7 @@ impl SharedPool {
             read,
             seed: context.seed,
             session: context.session_id(),
+            server: context.server,
             date: context.date(),
             now: context.now,
         };

@@ -1,10 +1,10 @@
-//! The replies about the holdings that this server granted. A holding that no client can know of is
-//! taken back.
-//!
-//! Only the server that granted a holding takes it back, and only while it has written all of its
-//! renewals: another server renews a holding when it answers YES.
+//! The replies about holdings whose clients may not know of them. The record lists the servers that
+//! may have told one ([`Holding::told_by`]): the one that granted the holding, and each that has
+//! confirmed it, until a request shows the token. A server of which no reply arrived, or that has
+//! answered only that it fails, takes itself off the list. The last one takes the holding back.
 
 use super::super::reply_delivery::ReplyDelivery;
+use super::record::{Holding, Record};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
@@ -17,37 +17,40 @@ struct Delivery {
     is_logged: bool,
 }
 
-/// The holdings of a pool that this server has granted, and which of them no client can know of.
+/// The holdings of a pool of which this server may tell a client, and which of them no client can
+/// know of by it.
 #[derive(Debug, Default)]
 pub(super) struct Deliveries {
     by_token: BTreeMap<i64, Delivery>,
-    /// The tokens of holdings that no client can know of.
+    /// The tokens of holdings that no client can know of by this server.
     undelivered: BTreeSet<i64>,
 }
 
 impl Deliveries {
-    /// The write that grants this holding is sent.
-    pub(super) fn granting(&mut self, host: &Rc<str>, token: i64) {
+    /// The write that lists this server is sent. `is_logged`: another server has granted the holding.
+    pub(super) fn begin(&mut self, host: &Rc<str>, token: i64, is_logged: bool) {
         let delivery = Delivery {
             host: host.clone(),
             replies: ReplyDelivery::default(),
-            is_logged: false,
+            is_logged,
         };
         self.by_token.insert(token, delivery);
         self.undelivered.insert(token);
     }
 
-    /// Forgets what does not hold the pool any more, and what another server has renewed.
-    pub(super) fn retain(&mut self, is_own: impl Fn(&str, i64) -> bool) {
-        self.by_token
-            .retain(|token, delivery| is_own(&delivery.host, *token));
+    /// Forgets the holdings that have ended, and those that do not list this server any more.
+    pub(super) fn retain(&mut self, record: &Record, server: i64) {
+        self.by_token.retain(|token, delivery| {
+            let is_it = |it: &Holding| it.token == *token && it.told_by.contains(&server);
+            record.holders.get(&delivery.host).is_some_and(is_it)
+        });
         let by_token = &self.by_token;
         self.undelivered
             .retain(|token| by_token.contains_key(token));
     }
 
-    /// The write that was to grant this holding has failed.
-    pub(super) fn not_granted(&mut self, token: i64) {
+    /// That write has failed.
+    pub(super) fn not_begun(&mut self, token: i64) {
         self.by_token.remove(&token);
         self.undelivered.remove(&token);
     }
@@ -93,7 +96,7 @@ impl Deliveries {
         changed
     }
 
-    /// The holdings that no client can know of.
+    /// The holdings that no client can know of by this server.
     pub(super) fn undelivered(&self) -> Vec<(Rc<str>, i64)> {
         let tokens = self.undelivered.iter();
         tokens
@@ -117,6 +120,23 @@ impl Deliveries {
 mod tests {
     use super::*;
 
+    /// A record of a holding of the host `a` that lists this server.
+    fn holding(token: i64, server: i64) -> Record {
+        let mut record = Record::new(token);
+        let holding = Holding {
+            token,
+            run: None,
+            since: 0,
+            lease: None,
+            renewal: 0,
+            by: server,
+            told_by: [server].into(),
+            revoked: false,
+        };
+        record.holders.insert("a".into(), holding);
+        record
+    }
+
     #[test]
     fn holding_is_undelivered_until_a_yes_is_sent_and_again_if_none_arrives() {
         let mut deliveries = Deliveries::default();
@@ -129,9 +149,9 @@ mod tests {
             found.map(|(_, token)| token).collect::<Vec<_>>()
         };
         for token in [1, 2, 3] {
-            deliveries.granting(&"a".into(), token);
+            deliveries.begin(&"a".into(), token, false);
         }
-        deliveries.not_granted(3);
+        deliveries.not_begun(3);
         assert_eq!(undelivered(&deliveries), [1, 2]);
         assert_eq!((deliveries.told(1), deliveries.told(1)), (true, false));
         assert_eq!(undelivered(&deliveries), [2]);
@@ -145,7 +165,9 @@ mod tests {
         deliveries.confirmed("a", 1);
         assert_eq!(undelivered(&deliveries), [2]);
         assert!(!deliveries.told(3), "it was not granted");
-        deliveries.retain(|host, token| host == "a" && token == 1);
+        deliveries.retain(&holding(2, 5), 5);
+        assert_eq!(undelivered(&deliveries), [2]);
+        deliveries.retain(&holding(2, 6), 5);
         assert_eq!(undelivered(&deliveries), [0; 0]);
     }
 }

@@ -702,8 +702,7 @@ impl World {
         self.happen(&Event::Pass(Duration::from_millis(300)));
     }
 
-    /// Of each holding a client was told, unless the server that granted it was killed. One that
-    /// another server has renewed may stay: its client has asked for it again.
+    /// Of each holding a client was told, unless a server that might have told it was killed.
     fn expect_that_each_holder_was_told(&self) {
         let fake = self.ensemble.borrow();
         let Some(node) = fake.nodes.get(POOL) else {
@@ -713,8 +712,7 @@ impl World {
         for (host, holding) in &record.holders {
             assert!(
                 self.sent.contains(&holding.token)
-                    || holding.renewal > 0
-                    || self.killed.contains(&holding.by),
+                    || holding.told_by.iter().any(|it| self.killed.contains(it)),
                 "no client knows that {host} holds the pool by {}",
                 holding.token
             );

@@ -39,7 +39,7 @@
 //! * The version does not show whether clients of other servers wait. Before a slot is granted to a
 //!   client that has not queued, the number of entries is read, after a check of the node.
 //! * Without an answer of ZooKeeper a request fails after [`REQUEST_TIMEOUT`]. Waiters go on waiting.
-//! * A holding that no client can know of is taken back by the server that granted it
+//! * A holding that no client can know of is taken back by the last server that might have told one
 //!   ([`deliveries`]).
 //!
 //! # What a renewal costs
@@ -142,6 +142,8 @@ struct Context<'a> {
     acl: &'a [Acl],
     boot: BootTime,
     seed: i64,
+    /// The id of this server: its first session.
+    server: i64,
     refusal: Option<Code>,
     now: Moment,
 }
@@ -199,6 +201,8 @@ pub struct ZooKeeper {
     /// grow although the pool was kept by another backend for a while.
     seed: i64,
     session: Session,
+    /// The first session, which no other server has had.
+    first_session: Option<i64>,
     effects: VecDeque<Effect>,
     /// Requests for a report, and when each arrived.
     reports: VecDeque<(Ticket, Moment)>,
@@ -231,6 +235,7 @@ impl ZooKeeper {
             boot,
             seed: boot.micros(now),
             session: Session::new(servers, timeout, auth, now),
+            first_session: None,
             effects: VecDeque::new(),
             reports: VecDeque::new(),
             down_since: Some(now),
@@ -261,6 +266,7 @@ impl ZooKeeper {
             acl: &self.acl,
             boot: self.boot,
             seed: self.seed,
+            server: self.first_session.unwrap_or_default(),
             refusal: self.refusal,
             now,
         };
@@ -357,7 +363,10 @@ impl ZooKeeper {
                 SessionEvent::Expired | SessionEvent::Replaced { .. } if self.is_closing => {
                     self.session.forget(now);
                 }
-                SessionEvent::Up { resumed } => self.up(resumed),
+                SessionEvent::Up { resumed } => {
+                    self.first_session = self.first_session.or(self.session.id());
+                    self.up(resumed);
+                }
                 SessionEvent::Reply { request, result } => {
                     self.answered(now);
                     self.reply(&request, result, now);

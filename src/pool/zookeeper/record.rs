@@ -6,7 +6,7 @@ use super::super::invalid_request;
 use super::super::waiters::Run;
 use crate::config::json;
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -42,6 +42,10 @@ pub(super) struct Holding {
     pub(super) renewal: u64,
     /// The session of the server that wrote this renewal.
     pub(super) by: i64,
+    /// The servers whose YES a client may have received, by their [ids](super::Context::server).
+    /// Empty: a client has shown that it knows the token. A server that no client has heard of leaves
+    /// the list; with the last one the holding ends.
+    pub(super) told_by: BTreeSet<i64>,
     /// It is not confirmed again.
     pub(super) revoked: bool,
 }
@@ -82,9 +86,19 @@ impl Holding {
         let run = self.run.as_ref().map_or(String::new(), |run| {
             format!(r#","run":{}"#, Value::from(&**run))
         });
+        let told_by = if self.told_by.is_empty() {
+            String::new()
+        } else {
+            let ids: Vec<_> = self
+                .told_by
+                .iter()
+                .map(|id| format!(r#""{id:016x}""#))
+                .collect();
+            format!(r#","told_by":[{}]"#, ids.join(","))
+        };
         let (since, token) = (self.since, self.token);
         *text += &format!(
-            r#"{{"by":"{by:016x}","host":{host},"lease":{lease},"renewal":{renewal}{revoked}{run},"since":{since},"token":{token}}}"#
+            r#"{{"by":"{by:016x}","host":{host},"lease":{lease},"renewal":{renewal}{revoked}{run},"since":{since},"token":{token}{told_by}}}"#
         );
     }
 
@@ -93,10 +107,11 @@ impl Holding {
             .as_str()
             .filter(|host| invalid_request::check_host(host).is_ok())
             .ok_or_else(|| bad(field, "host", "the name of a host"))?;
-        let by = value["by"]
-            .as_str()
-            .and_then(|by| u64::from_str_radix(by, 16).ok())
-            .ok_or_else(|| bad(field, "by", "the id of a session"))?;
+        let by = id(&value["by"]).ok_or_else(|| bad(field, "by", "the id of a session"))?;
+        let told_by = match value.get("told_by") {
+            None => Some(BTreeSet::new()),
+            Some(ids) => ids.as_array().and_then(|ids| ids.iter().map(id).collect()),
+        };
         let lease = match value.get("lease") {
             Some(Value::Null) => None,
             _ => Some(Duration::from_millis(number(value, field, "lease")?)),
@@ -122,7 +137,8 @@ impl Holding {
             since: number(value, field, "since")?,
             lease,
             renewal: number(value, field, "renewal")?,
-            by: by.cast_signed(),
+            by,
+            told_by: told_by.ok_or_else(|| bad(field, "told_by", "a list of ids"))?,
             revoked,
         };
         Ok((host.into(), holding))
@@ -217,6 +233,12 @@ fn number(object: &Value, field: &str, key: &str) -> Result<u64, String> {
         .ok_or_else(|| bad(field, key, "a number, 0 or more"))
 }
 
+/// The id of a session.
+fn id(value: &Value) -> Option<i64> {
+    let id = u64::from_str_radix(value.as_str()?, 16).ok()?;
+    Some(id.cast_signed())
+}
+
 fn bad(field: &str, key: &str, expected: &str) -> String {
     format!("\"{field}{key}\": expected {expected}")
 }
@@ -235,6 +257,7 @@ mod tests {
             lease,
             renewal: 3,
             by: -1,
+            told_by: run.iter().flat_map(|_| [-1, 16]).collect(),
             revoked,
         };
         let (minute, host) = (Some(Duration::from_mins(1)), "a \"quoted\" замок");
@@ -260,7 +283,8 @@ mod tests {
             shown(&record()),
             concat!(
                 r#"{"holders":[{"by":"ffffffffffffffff","host":"a \"quoted\" замок","lease":60000,"#,
-                r#""renewal":3,"run":"x","since":1763000000000,"token":7},"#,
+                r#""renewal":3,"run":"x","since":1763000000000,"token":7,"#,
+                r#""told_by":["ffffffffffffffff","0000000000000010"]},"#,
                 r#"{"by":"ffffffffffffffff","host":"b","lease":null,"#,
                 r#""renewal":3,"revoked":true,"since":1763000000000,"token":9}],"#,
                 r#""last_token":9,"served":4,"version":1}"#
@@ -321,6 +345,11 @@ mod tests {
                 "\"by\":\"f",
                 "\"by\":\"g",
                 "\"holders[0].by\": expected the id of a session",
+            ),
+            (
+                "\"told_by\":[\"f",
+                "\"told_by\":[\"g",
+                "\"holders[0].told_by\": expected a list of ids",
             ),
             (
                 "\"served\":4",

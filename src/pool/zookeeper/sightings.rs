@@ -20,8 +20,6 @@ struct Sighting {
     since: Moment,
     /// This server wrote it.
     own: bool,
-    /// This server has granted the holding, or renewed it at least once.
-    has_part: bool,
 }
 
 /// When the first leases of a record end, by the clock of this server.
@@ -60,15 +58,12 @@ impl Sightings {
         let &Holding {
             token, renewal, by, ..
         } = holding;
-        let before = self.by_host.get(host).filter(|seen| seen.token == token);
-        let has_part = own || before.is_some_and(|seen| seen.has_part);
         let sighting = Sighting {
             token,
             renewal,
             by,
             since,
             own,
-            has_part,
         };
         self.by_host.insert(host.clone(), sighting);
     }
@@ -104,13 +99,6 @@ impl Sightings {
         first
     }
 
-    /// Whether this server has granted this holding, or renewed it at least once. So the server that
-    /// granted it knows that this one may tell its client of it: see
-    /// [`Deliveries`](super::deliveries::Deliveries).
-    pub(super) fn has_part(&self, host: &str, holding: &Holding) -> bool {
-        self.get(host, holding).is_some_and(|seen| seen.has_part)
-    }
-
     /// When this server sent the newest renewal, if it wrote it. Only then may it promise anything
     /// of the lease: other servers saw the renewal later.
     pub(super) fn own(&self, host: &str, holding: &Holding) -> Option<Moment> {
@@ -123,6 +111,7 @@ impl Sightings {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
     use std::time::Duration;
 
     fn record(renewal: u64) -> Record {
@@ -134,6 +123,7 @@ mod tests {
             lease: Some(Duration::from_mins(1)),
             renewal,
             by: 1,
+            told_by: BTreeSet::new(),
             revoked: false,
         };
         record.holders.insert("a".into(), holding);

@@ -19,6 +19,10 @@ use std::time::Duration;
 /// entries of the others are deleted after the write.
 const MAX_SERVED: usize = 256;
 
+/// The most servers that a record lists as those that may have told a client of a holding. With more
+/// it is taken as known, and is not taken back.
+const MAX_TOLD_BY: usize = 4;
+
 /// A renewal that gains less than this fraction of the lease (1/100) changes nothing: each host
 /// renews once right after it was granted the pool, to confirm that it knows.
 const MIN_RENEWAL_GAIN: u32 = 100;
@@ -85,8 +89,9 @@ pub(super) struct UpdateContext<'a> {
     pub(super) read: Option<Ticket>,
     /// New tokens are above this number.
     pub(super) seed: i64,
-    /// The session that writes.
+    /// The session that writes, and the [id](super::Context::server) of this server.
     pub(super) session: i64,
+    pub(super) server: i64,
     /// The time in ms since 1970.
     pub(super) date: u64,
     pub(super) now: Moment,
@@ -115,11 +120,21 @@ impl UpdateContext<'_> {
         self.sightings.end(host, holding) <= self.now
     }
 
+    /// Whether the holding can be confirmed without a change of the servers that may have told a
+    /// client of it. `knows`: the client that asks knows it.
+    fn is_listed(&self, holding: &Holding, knows: bool) -> bool {
+        let told_by = &holding.told_by;
+        if knows {
+            told_by.iter().all(|id| *id == self.server) // no other server takes it back
+        } else {
+            told_by.is_empty() || told_by.contains(&self.server)
+        }
+    }
+
     /// Whether the holder can be answered YES on the strength of a renewal that this server wrote.
-    /// Without a lease any one is good enough, although other servers have written newer ones.
     fn is_covered(&self, host: &str, holding: &Holding, renews: bool) -> bool {
         if holding.lease.is_none() {
-            return self.sightings.has_part(host, holding);
+            return true;
         }
         let Some(written) = self.sightings.own(host, holding) else {
             return false;
@@ -180,6 +195,8 @@ pub(super) struct Update {
     pub(super) renewed: BTreeSet<Rc<str>>,
     /// Those of them that did not hold the pool before.
     pub(super) granted: Vec<Rc<str>>,
+    /// Those of them of which this server may tell a client for the first time.
+    pub(super) joined: Vec<Rc<str>>,
     /// The waiters whose entries end with the write.
     pub(super) served: BTreeSet<Ticket>,
     /// How many entries end with the write or after it.
@@ -212,6 +229,7 @@ impl Update {
             is_changed: context.is_completed,
             renewed: BTreeSet::new(),
             granted: Vec::new(),
+            joined: Vec::new(),
             served: BTreeSet::new(),
             leaving: 0,
             parked: Vec::new(),
@@ -270,10 +288,11 @@ impl Update {
         }
     }
 
-    /// Ends the holdings that no client can know of. But the client of one may ask again.
+    /// Takes this server off the lists of the holdings that no client can know of by it, and ends those
+    /// of which no other server may have told a client. But the client of one may ask again.
     fn take_back(&mut self, acquiring: &[PendingRequest], context: &UpdateContext) {
         for (host, token) in context.undelivered {
-            let held = self.record.holders.get(host);
+            let held = self.record.holders.get_mut(host);
             let Some(holding) = held.filter(|holding| holding.token == *token) else {
                 continue;
             };
@@ -283,7 +302,14 @@ impl Update {
             let is_told = |(operation, outcome): &(PoolOperation, UpdateOutcome)| {
                 *outcome == UpdateOutcome::Yes && asks(&operation.request)
             };
-            if !acquiring.iter().any(asks) && !self.outcomes.iter().any(is_told) {
+            if acquiring.iter().any(asks)
+                || self.outcomes.iter().any(is_told)
+                || !holding.told_by.remove(&context.server)
+            {
+                continue;
+            }
+            self.is_changed = true;
+            if holding.told_by.is_empty() {
                 self.remove(host);
                 self.taken_back.push((host.clone(), *token));
             }
@@ -508,6 +534,7 @@ impl Update {
             lease: context.lease(),
             renewal: 0,
             by: context.session,
+            told_by: [context.server].into(),
             revoked: false,
         };
         self.record.holders.insert(host.clone(), holding);
@@ -525,22 +552,41 @@ impl Update {
         let Some(host) = requests.first().map(|request| request.host.clone()) else {
             return;
         };
-        let renews = |request: &PendingRequest| matches!(request.call, Call::Renew { .. });
-        let renews = requests.iter().any(renews);
         if !self.renewed.contains(&host)
-            && let Some(holding) = self.record.holders.get_mut(&host)
-            && !context.is_covered(&host, holding, renews)
+            && let Some(holding) = self.record.holders.get(&host)
         {
-            holding.renewal = holding.renewal.saturating_add(1);
-            holding.by = context.session;
-            if !context.is_removed {
-                holding.lease = longer(holding.lease, context.lease());
+            let known = Call::Renew {
+                token: Some(holding.token),
+            };
+            let knows = requests.iter().any(|request| request.call == known);
+            let renews = |request: &PendingRequest| matches!(request.call, Call::Renew { .. });
+            let renews = requests.iter().any(renews);
+            if !context.is_listed(holding, knows) || !context.is_covered(&host, holding, renews) {
+                self.renew(host, knows, context);
             }
-            self.is_changed = true;
-            self.renewed.insert(host);
         }
         for request in requests {
             self.resolve(request, UpdateOutcome::Yes);
         }
+    }
+
+    /// Begins the lease again. `knows`: the client that asks knows the holding.
+    fn renew(&mut self, host: Rc<str>, knows: bool, context: &UpdateContext) {
+        let Some(holding) = self.record.holders.get_mut(&host) else {
+            return;
+        };
+        let told_by = &mut holding.told_by;
+        if knows || told_by.len() >= MAX_TOLD_BY {
+            told_by.clear();
+        } else if !told_by.is_empty() && told_by.insert(context.server) {
+            self.joined.push(host.clone());
+        }
+        holding.renewal = holding.renewal.saturating_add(1);
+        holding.by = context.session;
+        if !context.is_removed {
+            holding.lease = longer(holding.lease, context.lease());
+        }
+        self.is_changed = true;
+        self.renewed.insert(host);
     }
 }

@@ -76,9 +76,11 @@ impl SharedPool {
             Request::Multi([set].into_iter().chain(ends).collect())
         };
         context.session.ask(request, context.now);
-        for host in &update.granted {
-            if let Some(holding) = update.record.holders.get(host) {
-                self.deliveries.granting(host, holding.token);
+        for (hosts, is_logged) in [(&update.granted, false), (&update.joined, true)] {
+            for host in hosts {
+                if let Some(holding) = update.record.holders.get(host) {
+                    self.deliveries.begin(host, holding.token, is_logged);
+                }
             }
         }
         // A check fires no watch, so the record is still known after it.
@@ -124,9 +126,9 @@ impl SharedPool {
 
     /// The write has failed: its operations are decided again, on what the next read brings.
     pub(super) fn not_written(&mut self, update: Update, code: Code, context: &mut Context) {
-        for host in &update.granted {
+        for host in update.granted.iter().chain(&update.joined) {
             if let Some(holding) = update.record.holders.get(host) {
-                self.deliveries.not_granted(holding.token);
+                self.deliveries.not_begun(holding.token);
             }
         }
         self.retry(update, false, context);
@@ -155,10 +157,7 @@ impl SharedPool {
         self.queue.served(update.record.served);
         let record = &update.record;
         self.queue.unpark(|host| record.holders.contains_key(host));
-        self.deliveries.retain(|host, token| {
-            let holding = record.holders.get(host);
-            holding.is_some_and(|holding| holding.token == token)
-        });
+        self.deliveries.retain(record, context.server);
         for (host, token) in std::mem::take(&mut update.expired) {
             let why = "its lease ended";
             self.events.expired(&host, token, why, context);
