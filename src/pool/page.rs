@@ -193,8 +193,8 @@ fn summary(out: &mut String, pools: &[Report]) {
         let age = age.as_secs_f64();
         let _ = writeln!(
             out,
-            "<p>The holders are those of {age:.1} s ago. Waiters and counters are those of this \
-             server.</p>"
+            "<p>The holders are those of {age:.1} s ago. Waiters at other servers may be missing. \
+             Counters are those of this server.</p>"
         );
     }
 }

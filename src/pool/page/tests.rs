@@ -310,7 +310,7 @@ fn unknown_values_are_called_unknown() {
         "Held for\">unknown</td>",
         "Lease left\">unknown</td>",
         "Fencing token\">unknown</td>",
-        "The holders are those of 0.2 s ago. Waiters and counters are those of this server.",
+        "The holders are those of 0.2 s ago. Waiters at other servers may be missing. Counters are those of this server.",
     ] {
         assert!(page.contains(part), "{part} is not in {page}");
     }
