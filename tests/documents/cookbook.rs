@@ -26,11 +26,12 @@ const FLOCK_MANUAL: &str = include_str!("../../man/zk-flock.1");
 const PROGRAMS: [&str; 4] = ["zk-flock", "lockex", "distributex", "distributexd"];
 
 /// What the examples are checked as.
-const CHECKS: [&str; 16] = [
+const CHECKS: [&str; 17] = [
     "alerts",
     "break",
     "config",
     "cron",
+    "ensemble",
     "flock",
     "force",
     "nagios",
@@ -505,6 +506,23 @@ fn zk_flock_runs_through_stunnel_only_if_the_certificate_has_the_right_name() {
         assert_eq!(run.status.code(), Some(code), "{run:?} {logs}");
         assert_eq!(text(&run.stdout), if code == 0 { "done\n" } else { "" });
     }
+}
+
+#[test]
+fn lock_servers_on_zookeeper_are_one_to_a_client() {
+    let kitchen = Kitchen::new();
+    let config = examples("ensemble").concat();
+    let parsed = server::Config::parse(config.as_bytes(), Path::new("shown")).expect("it is right");
+    assert_eq!(parsed.warnings, Vec::<String>::new());
+    let hosts = "zk1.example.com:2181,zk2.example.com:2181,zk3.example.com:2181";
+    let path = format!("path: /{}\n", kitchen.sandbox.id);
+    let config = config.replace(hosts, &kitchen.servers) + &path;
+    let first = Distributexd::start(&kitchen.sandbox, &config);
+    let second = Distributexd::start(&kitchen.sandbox, &config);
+    assert_eq!(first.call("get", "a", "backup"), "YES");
+    assert_eq!(second.call("get", "b", "backup"), "NO");
+    assert_eq!(second.call("release", "a", "backup"), "OK");
+    assert_eq!(first.call("get", "b", "backup"), "YES");
 }
 
 #[test]
