@@ -229,9 +229,9 @@ pub enum Output {
 /// # Promises
 ///
 /// distributexd(8), PROMISES, states them for users. Each backend keeps them, and the same model
-/// checks each backend (`tests/distributex/promises.rs`). A client *was told* something when `poll` returned its
-/// answer. The promises outlast a reload, a restart (`inmemory`: with `state`), and any other
-/// server of this program on the same memcached, whatever its config:
+/// checks each backend (`tests/distributex/promises.rs`). A client *was told* something when `poll`
+/// returned its answer. The promises outlast a reload, a restart (`inmemory`: with `state`), and any
+/// other server of this program on the same memcached or ensemble, whatever its config:
 ///
 /// 1. *Exclusion.* A holding counts against `maxlocks` of its pool until the lease that its client
 ///    was told ends, or until it is released. No other holding is granted beyond that number.
@@ -248,8 +248,8 @@ pub enum Output {
 /// 6. *Revoked* holdings are not confirmed again: requests of their holders get `NoRevoked`. They
 ///    end when they are released or when their lease ends.
 /// 7. *Pools removed* from the config keep their holders until their leases end. Holdings that last
-///    until they are released are kept for [`lease::REMOVED_POOL_GRACE`], or until the pool is in
-///    the config again. Nothing else is granted in them.
+///    until they are released are kept for [`lease::REMOVED_POOL_GRACE`] (in ZooKeeper: without
+///    limit), or until the pool is in the config again. Nothing else is granted in them.
 pub trait Backend {
     /// Takes an event.
     fn handle(&mut self, input: Input, now: Moment);

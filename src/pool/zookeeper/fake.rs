@@ -113,7 +113,7 @@ impl Scripted for ZooKeeper {
             }
             ["frozen"] => peer.is_frozen = true,
             ["thawed"] => peer.is_frozen = false,
-            // So long is each answer on its way.
+            // How long each answer takes.
             ["delay", time] => peer.fake.delay = Duration::from_millis(time.parse().unwrap()),
             ["cut"] => script.servers[server].cut(script.now, peer),
             // The connection breaks after that many requests, or after that many answers.

@@ -22,6 +22,7 @@ const SERVERS: usize = 3;
 const HOSTS: [&str; 4] = ["a", "b", "c", "d"];
 /// The run ids of a host: none, or one of its runs.
 const RUNS: [Option<&str>; 3] = [None, Some("1"), Some("2")];
+
 #[derive(Clone, Debug)]
 enum Event {
     Ask {
@@ -728,7 +729,7 @@ impl World {
             assert_eq!(record.holders, BTreeMap::new());
         }
         for site in &self.sites {
-            assert!(site.driver.machine.pools.iter().all(SharedPool::is_at_rest));
+            assert!(site.driver.machine.pools.iter().all(SharedPool::is_idle));
         }
     }
 }

@@ -180,7 +180,7 @@ impl SharedPool {
 
     /// Nothing of a client is left here.
     #[cfg(test)]
-    pub(super) fn is_at_rest(&self) -> bool {
+    pub(super) fn is_idle(&self) -> bool {
         self.deliveries.is_empty()
             && self.waiters.is_empty()
             && self.operations.is_empty()
