@@ -213,7 +213,8 @@ impl Config {
     }
 
     fn take(&mut self, tree: &Node) -> Result<(), OnLine> {
-        let (mut kind, mut host, mut port) = (Kind::Memory, DEFAULT_MEMCACHE.0, DEFAULT_MEMCACHE.1);
+        let (mut kind, mut host, mut port) =
+            (BackendKind::Memory, DEFAULT_MEMCACHE.0, DEFAULT_MEMCACHE.1);
         let mut ensemble = EnsembleConfig::default();
         let mut line_of_state = 0;
         let mut lines_of_pools = Vec::new();
@@ -247,13 +248,13 @@ impl Config {
         }
         self.access.check_pools(&self.pools, &lines_of_pools)?;
         match kind {
-            Kind::ZooKeeper => {
+            BackendKind::ZooKeeper => {
                 ensemble::check_pools(&self.pools, &lines_of_pools)?;
                 let (ensemble, warnings) = ensemble.take()?;
                 self.backend = Backend::ZooKeeper(ensemble);
                 self.warnings.extend(warnings);
             }
-            Kind::Memory | Kind::Memcached => {
+            BackendKind::Memory | BackendKind::Memcached => {
                 for entry in ensemble.entries() {
                     let sentence =
                         format!("{:?}: not used without \"backend: zookeeper\"", entry.key);
@@ -261,7 +262,7 @@ impl Config {
                 }
             }
         }
-        if kind == Kind::Memcached {
+        if kind == BackendKind::Memcached {
             let mut pools = self.pools.iter().zip(lines_of_pools);
             if let Some((pool, line)) = pools.find(|(pool, _)| pool.name.contains(' ')) {
                 return Err(invalid(line, &pool.name, NameFlaw::Character(' ')));
@@ -272,9 +273,9 @@ impl Config {
             });
         }
         let keeper = match kind {
-            Kind::Memory => return Ok(()),
-            Kind::Memcached => "memcached",
-            Kind::ZooKeeper => "ZooKeeper",
+            BackendKind::Memory => return Ok(()),
+            BackendKind::Memcached => "memcached",
+            BackendKind::ZooKeeper => "ZooKeeper",
         };
         if self.state.take().is_some() {
             let sentence = format!("\"state\": not used, because {keeper} keeps the holders");
@@ -451,20 +452,20 @@ fn number<T: TryFrom<u64>>(entry: &Entry, expected: &'static str) -> Result<T, O
         .ok_or_else(|| wrong(entry, expected))
 }
 
-/// What keeps the holders.
+/// The value of `backend`: what keeps the holders.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Kind {
+enum BackendKind {
     Memory,
     Memcached,
     ZooKeeper,
 }
 
-fn backend(entry: &Entry) -> Result<Kind, OnLine> {
+fn backend(entry: &Entry) -> Result<BackendKind, OnLine> {
     const EXPECTED: &str = "inmemory, memcached or zookeeper";
     match text(entry, EXPECTED)? {
-        "inmemory" => Ok(Kind::Memory),
-        "memcache" | "memcached" => Ok(Kind::Memcached),
-        "zookeeper" => Ok(Kind::ZooKeeper),
+        "inmemory" => Ok(BackendKind::Memory),
+        "memcache" | "memcached" => Ok(BackendKind::Memcached),
+        "zookeeper" => Ok(BackendKind::ZooKeeper),
         _ => Err(wrong(entry, EXPECTED)),
     }
 }
