@@ -608,6 +608,7 @@ impl Backend for ZooKeeper {
     fn failure(&self) -> Option<String> {
         let is_down = self.is_outage_logged && !self.session.is_up();
         is_down.then(|| {
+            // As of the moment at which it was logged.
             let now = self.down_since.unwrap_or_default() + LOGGED_OUTAGE;
             outage(&self.session, self.refusal, now)
         })
