@@ -260,8 +260,9 @@ pub fn outcome_line(
                     status::duration(left)
                 ),
                 None =>
-                    "a holder without a lease does not learn of it, so stop it on its host; any \
-                     other does at its next renewal"
+                    "a holder without a lease does not learn of it, so stop it on its host, or if it is \
+                     dead, request /release/ for it (EXAMPLES of distributexd(8)); any other does at \
+                     its next renewal"
                         .into(),
             }
         )),
