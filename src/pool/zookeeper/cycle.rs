@@ -60,8 +60,9 @@ pub(super) enum Phase {
     /// The record is being read, or whether it is still the known one. `is_fresh`: what the read
     /// shows is as new as the requests that had arrived when it was sent.
     Reading { is_fresh: bool },
-    /// The node is missing, and is requested with all above it. A read follows.
-    Creating,
+    /// The node is missing, and is requested with all above it. A read follows. `failed`: the node
+    /// that could not be created, and why.
+    Creating { failed: Option<(String, Code)> },
     /// The update is being written.
     Writing {
         update: Box<Update>,
@@ -161,15 +162,18 @@ impl SharedPool {
         result: Result<(Vec<u8>, Stat), Code>,
         context: &mut Context,
     ) {
-        let (is_fresh, is_creating) = match self.phase {
-            Some(Phase::Reading { is_fresh }) => (is_fresh, false),
-            Some(Phase::Creating) => (true, true),
+        let (is_fresh, creation) = match &mut self.phase {
+            Some(Phase::Reading { is_fresh }) => (*is_fresh, None),
+            Some(Phase::Creating { failed }) => (true, Some(failed.take())),
             _ => return,
         };
-        let read = match result {
-            Ok((data, stat)) => self.absorb(&data, &stat, context),
-            Err(Code::NO_NODE) if !is_creating => return self.create(context),
-            Err(code) => Err(format!("cannot read {}: {code}", self.path)),
+        let read = match (result, creation) {
+            (Ok((data, stat)), _) => self.absorb(&data, &stat, context),
+            (Err(Code::NO_NODE), None) => return self.create(context),
+            (Err(Code::NO_NODE), Some(Some((path, code)))) => {
+                Err(format!("cannot create {path}: {code}"))
+            }
+            (Err(code), _) => Err(format!("cannot read {}: {code}", self.path)),
         };
         match read {
             Ok(()) => self.read_done(is_fresh, context),
@@ -208,8 +212,10 @@ impl SharedPool {
                     hosts.join(", ")
                 )
             };
-            let note = format!("{} was deleted: creating it again{kept}", self.path);
-            context.note(Level::Error, note);
+            if !std::mem::replace(&mut self.is_recreating, true) {
+                let note = format!("{} was deleted: creating it again{kept}", self.path);
+                context.note(Level::Error, note);
+            }
         }
         let ends = self.path.match_indices('/').map(|(end, _)| end).skip(1);
         for end in ends {
@@ -230,15 +236,20 @@ impl SharedPool {
             flags: flag::PERSISTENT,
         };
         context.session.ask(create, context.now);
-        self.phase = Some(Phase::Creating);
+        self.phase = Some(Phase::Creating { failed: None });
         self.is_current = false;
         self.send_read(true, context);
     }
 
-    /// The node was created, or not. The read that follows tells what is there.
-    pub(super) fn node_created(&mut self, error: Option<Code>, context: &mut Context) {
-        if let Some(code) = error.filter(|code| *code != Code::NODE_EXISTS) {
-            self.fail(format!("cannot create {}: {code}", self.path), context);
+    /// The node, or one above it, was not created. The read that follows shows what is there.
+    pub(super) fn not_created(&mut self, path: &str, code: Code) {
+        let below = self.path.strip_prefix(path);
+        if below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            && let Some(Phase::Creating { failed }) = &mut self.phase
+            && code != Code::NODE_EXISTS
+            && (code != Code::NO_NODE || failed.is_none())
+        {
+            *failed = Some((path.to_owned(), code));
         }
     }
 
@@ -263,6 +274,7 @@ impl SharedPool {
             );
             context.note(Level::Warning, note);
         }
+        self.is_recreating = false;
         let is_new_node = self
             .known
             .as_ref()

@@ -57,9 +57,7 @@ pub(super) fn deliver(
             pool.entry_ended(entry);
         }
         (Request::Data { .. }, Some(entry), _) => pool.entry_unread(entry),
-        (Request::Create { .. }, None, result) => {
-            pool.node_created(result.err(), context);
-        }
+        (Request::Create { path, .. }, None, Err(code)) => pool.not_created(path, code),
         (Request::Create { .. }, Some(entry), Ok(Answer::Created(path))) => {
             let name = path.rsplit('/').next().unwrap_or_default();
             pool.entry_created(entry, Ok(name), context);

@@ -439,11 +439,28 @@ impl ZooKeeper {
         result: Result<request::Answer, Code>,
         now: Moment,
     ) {
-        let found = addressee(request).and_then(|path| self.pool_at(path));
-        let Some((name, entry)) = found else { return };
+        let Some(path) = addressee(request) else {
+            return;
+        };
+        let Some((name, entry)) = self.pool_at(path) else {
+            return self.node_above_answered(request, path, &result);
+        };
         let (pools, mut context) = self.with_context(now);
         if let Some(pool) = pools.get_mut(&name) {
             deliver(pool, entry, request, result, &mut context);
+        }
+    }
+
+    /// A request about a node above those of the pools was answered.
+    fn node_above_answered(
+        &mut self,
+        request: &request::Request,
+        path: &str,
+        result: &Result<request::Answer, Code>,
+    ) {
+        if let (request::Request::Create { .. }, Err(code)) = (request, result) {
+            let pools = self.pools.iter_mut();
+            pools.for_each(|pool| pool.not_created(path, *code));
         }
     }
 

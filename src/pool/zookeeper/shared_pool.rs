@@ -53,6 +53,8 @@ pub(super) struct SharedPool {
     pub(super) is_report_wanted: bool,
     /// This session has read the record.
     pub(super) is_read_in_session: bool,
+    /// The node was deleted and is not there again, of which the log has a line.
+    pub(super) is_recreating: bool,
     pub(super) phase: Option<Phase>,
     pub(super) lost_write: Option<LostWrite>,
     /// No cycle begins before.
@@ -91,6 +93,7 @@ impl PoolMachine for SharedPool {
             is_read_needed: true,
             is_report_wanted: false,
             is_read_in_session: false,
+            is_recreating: false,
             phase: None,
             lost_write: None,
             backoff_until: Moment::default(),

@@ -772,6 +772,42 @@ fn tokens_are_above_the_start_of_the_server_also_in_a_node_that_exists() {
 }
 
 #[test]
+fn node_that_cannot_be_created_again_is_logged_once_and_when_it_can() {
+    let mut script = servers(pool(1, 0));
+    script.play_ms(&[(0, "1 get a", "a YES 1")]);
+    script.peer.fake.closed = Some("/".into());
+    script.play_ms(&[(1, "delete", "")]);
+    assert!(each_millisecond(&mut script, 2..3000).is_empty());
+    script.play_ms(&[(3000, "2 get b", "")]);
+    let why = "cannot create /distributex/one: no permission: check the ACL of the node and \"auth\" in the config (-102)";
+    let said = each_millisecond(&mut script, 3001..4000);
+    assert_eq!(said, [format!("b 503 {why}")]);
+    let notes = |script: &Script, what: &str| {
+        let notes = script.notes.iter();
+        notes.filter(|note| note.contains(what)).count()
+    };
+    assert_eq!(notes(&script, "was deleted: creating it again"), 3);
+    assert_eq!(
+        notes(&script, &format!("cannot grant or release one: {why}")),
+        3
+    );
+    script.peer.fake.closed = None;
+    assert!(each_millisecond(&mut script, 4000..4500).is_empty());
+    assert_eq!(notes(&script, "one can be granted and released again"), 3);
+    script.play_ms(&[(4500, "2 get b", "b NO")]);
+    assert_eq!(notes(&script, "was deleted"), 3);
+    script.play_ms(&[(4501, "delete", ""), (4502, "2 get b", "b NO")]);
+    assert!(notes(&script, "was deleted") > 3);
+    // The reason is the highest node that cannot be created.
+    script.peer.fake.closed = Some(String::new());
+    script.peer.fake.nodes.remove("/distributex");
+    script.play_ms(&[(5000, "delete", ""), (5000, "2 get b", "")]);
+    let said = each_millisecond(&mut script, 5001..6000);
+    let why = "cannot create /distributex: no permission: check the ACL of the node and \"auth\" in the config (-102)";
+    assert_eq!(said, [format!("b 503 {why}")]);
+}
+
+#[test]
 fn node_of_another_program_blocks_no_waiter_and_is_logged_once() {
     for (name, owner) in [
         ("readme", 0),

@@ -217,7 +217,7 @@ impl SharedPool {
         self.queue.disconnected();
         match self.phase.take() {
             Some(Phase::Reading { is_fresh }) => self.is_read_needed |= is_fresh,
-            Some(Phase::Creating) => self.is_read_needed = true,
+            Some(Phase::Creating { .. }) => self.is_read_needed = true,
             Some(Phase::Writing { update, sent, .. }) => {
                 self.lost_write = Some(LostWrite {
                     record: update.record.clone(),
