@@ -140,7 +140,9 @@ impl PoolMachine for SharedPool {
             && !self.is_dirty
             && self.operations.is_empty()
             && self.waiters.is_empty()
-            && self.queue.queued() == 0;
+            && self.queue.queued() == 0
+            && self.lost_write.is_none()
+            && !self.deliveries.has_undelivered();
         let is_held = self
             .record()
             .is_some_and(|record| !record.holders.is_empty());

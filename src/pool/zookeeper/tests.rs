@@ -883,6 +883,41 @@ fn report_is_the_same_at_each_server() {
     }
 }
 
+/// The pool is removed from the config, and the connection breaks twice: before the grant is
+/// answered, and before the read that shows it.
+#[test]
+fn removed_pool_is_not_forgotten_while_a_write_is_to_be_looked_up() {
+    let other = || plan::Pool {
+        name: "other".into(),
+        ..pool(1, 0)
+    };
+    for first in 0..4 {
+        for second in 0..8 {
+            for what in ["requests", "answers"] {
+                let mut script = servers(pool(1, 0));
+                script.happen(&format!("1 cut after {first} {what}"));
+                script.happen("1 get a");
+                let mut said = script.drain();
+                let (moment, config) = (script.now, vec![other()]);
+                script.configure(0, config, moment);
+                script.happen("1 gone a");
+                script.happen(&format!("1 cut after {second} answers"));
+                for time in (1..3000).step_by(10) {
+                    script.now = Moment(Duration::from_millis(time));
+                    said += &script.drain();
+                }
+                let record = script.peer.record();
+                let is_told = said.contains("a YES");
+                assert_eq!(
+                    record.contains("\"host\":\"a\""),
+                    is_told,
+                    "{first} {what}, {second}: {said}, {record}"
+                );
+            }
+        }
+    }
+}
+
 #[test]
 fn report_has_the_waiters_of_all_servers_in_their_order() {
     let mut script = servers(pool(1, 0));
