@@ -114,8 +114,7 @@ impl SharedPool {
             || !self.is_read_in_session
             || self.lost_write.is_some();
         if is_fresh {
-            let path = self.path.to_string();
-            context.session.ask(Request::Check { path }, context.now);
+            context.check(&self.path);
         }
         self.send_read(is_fresh, context);
     }

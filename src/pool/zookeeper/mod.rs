@@ -145,6 +145,8 @@ struct Context<'a> {
     /// The id of this server: its first session.
     server: i64,
     refusal: Option<Code>,
+    /// A check was sent: see [`Context::check`].
+    is_checked: bool,
     now: Moment,
 }
 
@@ -159,6 +161,17 @@ impl Context<'_> {
     fn answer(&mut self, ticket: Ticket, answer: Answer) {
         self.effects
             .push_back(Effect::Output(Output::Answer(ticket, answer)));
+    }
+
+    /// What is read after this is as new as all requests that have arrived: a server without a
+    /// majority answers nothing that is sent after a check. One is enough for all pools that read
+    /// now, whichever node it names.
+    fn check(&mut self, path: &str) {
+        if !std::mem::replace(&mut self.is_checked, true) {
+            let path = path.to_owned();
+            let check = request::Request::Check { path };
+            self.session.ask(check, self.now);
+        }
     }
 
     /// The id of the session. A pool sends nothing before there is one.
@@ -268,6 +281,7 @@ impl ZooKeeper {
             seed: self.seed,
             server: self.first_session.unwrap_or_default(),
             refusal: self.refusal,
+            is_checked: false,
             now,
         };
         (&mut self.pools, context)

@@ -919,6 +919,28 @@ fn removed_pool_is_not_forgotten_while_a_write_is_to_be_looked_up() {
 }
 
 #[test]
+fn one_check_precedes_all_reads_of_a_report() {
+    let mut script = servers(pool(1, 60));
+    let named = |number| plan::Pool {
+        name: format!("p{number}"),
+        ..pool(1, 60)
+    };
+    script.configure(0, (0..20).map(named).collect(), script.now);
+    assert_eq!(script.drain(), "");
+    script.play(&[(1, "1 tick", "")]);
+    let requests = script.peer.fake.requests;
+    script.play(&[(1, "1 report", "[]")]);
+    // Of each pool whether the record is current, and who waits.
+    assert_eq!(script.peer.fake.requests - requests, 1 + 20 * 2);
+    // A leader that has lost its majority answers no read after the check.
+    script.play(&[(3, "1 cut off", ""), (3, "1 report", "")]);
+    script.now = Moment(Duration::from_millis(3900));
+    script.happen("1 tick");
+    let said = script.drain();
+    assert!(said.starts_with("report 503 "), "{said}");
+}
+
+#[test]
 fn report_has_the_waiters_of_all_servers_in_their_order() {
     let mut script = servers(pool(1, 0));
     script.play(&[
