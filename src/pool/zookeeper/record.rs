@@ -70,8 +70,8 @@ impl Holding {
         }
     }
 
-    /// Adds the JSON of it, with sorted keys. A tree of values would take five times as long.
-    fn write(&self, host: &str, text: &mut String) {
+    /// The JSON of it, with sorted keys. A tree of values would take five times as long.
+    fn text(&self, host: &str) -> String {
         let lease = self.lease.map_or("null".to_owned(), |lease| {
             u64::try_from(lease.as_millis())
                 .unwrap_or(u64::MAX)
@@ -97,9 +97,9 @@ impl Holding {
             format!(r#","told_by":[{}]"#, ids.join(","))
         };
         let (since, token) = (self.since, self.token);
-        *text += &format!(
+        format!(
             r#"{{"by":"{by:016x}","host":{host},"lease":{lease},"renewal":{renewal}{revoked}{run},"since":{since},"token":{token}{told_by}}}"#
-        );
+        )
     }
 
     fn of(value: &Value, field: &str) -> Result<(Rc<str>, Holding), String> {
@@ -157,16 +157,13 @@ impl Record {
 
     /// The data of the node.
     pub(super) fn text(&self) -> Vec<u8> {
-        let mut text = r#"{"holders":["#.to_owned();
-        for (index, (host, holding)) in self.holders.iter().enumerate() {
-            if index > 0 {
-                text.push(',');
-            }
-            holding.write(host, &mut text);
-        }
-        let (last_token, served) = (self.last_token, self.served);
-        text += &format!(r#"],"last_token":{last_token},"served":{served},"version":{VERSION}}}"#);
-        text.into_bytes()
+        let holders = self.holders.iter();
+        let holders: Vec<_> = holders.map(|(host, holding)| holding.text(host)).collect();
+        let (holders, last_token, served) = (holders.join(","), self.last_token, self.served);
+        format!(
+            r#"{{"holders":[{holders}],"last_token":{last_token},"served":{served},"version":{VERSION}}}"#
+        )
+        .into_bytes()
     }
 
     /// Parses the data of the node. `Err`: what is wrong with it.

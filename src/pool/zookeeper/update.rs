@@ -555,10 +555,10 @@ impl Update {
         if !self.renewed.contains(&host)
             && let Some(holding) = self.record.holders.get(&host)
         {
-            let known = Call::Renew {
+            let renewal = Call::Renew {
                 token: Some(holding.token),
             };
-            let knows = requests.iter().any(|request| request.call == known);
+            let knows = requests.iter().any(|request| request.call == renewal);
             let renews = |request: &PendingRequest| matches!(request.call, Call::Renew { .. });
             let renews = requests.iter().any(renews);
             if !context.is_listed(holding, knows) || !context.is_covered(&host, holding, renews) {
