@@ -294,10 +294,8 @@ impl World {
         let (server, run) = (end.server, end.run.clone());
         let Some(place) = end.place else { return };
         let is_first = |asked| http.history.is_first(asked);
-        if !end.asked.as_ref().is_none_or(is_first) {
-            return;
-        }
-        if !http.pool.is_fifo() || !http.served.insert(run.clone()) {
+        let is_first = end.asked.as_ref().is_none_or(is_first);
+        if !http.pool.is_fifo() || !http.served.insert(run.clone()) || !is_first {
             return;
         }
         let earlier = http.ends.values().find(|end| {
@@ -307,7 +305,7 @@ impl World {
                 && !end.peer_closed
                 && end.error.is_none()
                 && !http.served.contains(&end.run)
-                && !http.history.holds(&end.run)
+                && !http.history.has_held(&end.run)
                 && http.history.asked_before(&end.run, &run)
         });
         if let Some(earlier) = earlier {

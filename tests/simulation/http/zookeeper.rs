@@ -33,8 +33,9 @@ pub struct History {
     entered: BTreeMap<String, u64>,
     /// When each run first asked for the pool.
     asked: BTreeMap<String, u64>,
-    /// Runs that have had the pool.
+    /// The tokens that were granted, and the runs that have had the pool.
     granted: BTreeSet<i64>,
+    runs: BTreeSet<String>,
 }
 
 /// The pool at one moment.
@@ -238,12 +239,10 @@ impl World {
 }
 
 impl History {
-    /// Whether a run has the pool now. Who is granted it by the same write as others, may hear of it
-    /// after them.
-    pub fn holds(&self, run: &str) -> bool {
-        let holders = self.states.last().map(|(_, pool)| &pool.holders);
-        let mut holders = holders.into_iter().flatten();
-        holders.any(|it| it.run.as_deref() == Some(run))
+    /// Whether a run has had the pool. It hears of it after those that were granted it later, if its
+    /// server does; or never, if its lease ends in an outage.
+    pub fn has_held(&self, run: &str) -> bool {
+        self.runs.contains(run)
     }
 
     /// Whether the run asks for the first time by this request. Otherwise an earlier one, at another
@@ -273,6 +272,8 @@ impl History {
             self.entered.entry(entry.name.clone()).or_insert(now);
         }
         self.granted.extend(pool.holders.iter().map(|it| it.token));
+        let runs = pool.holders.iter().filter_map(|it| it.run.clone());
+        self.runs.extend(runs);
         self.states.push((now, pool));
     }
 
