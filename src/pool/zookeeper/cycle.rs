@@ -401,10 +401,18 @@ impl SharedPool {
         let joining = waiting.filter(|(ticket, _)| !has_room || Some(*ticket) <= read);
         let mut joining: Vec<_> = joining.collect();
         if has_room {
-            // A host that holds the pool with another run has no use for an entry.
-            let holders = &known.record.holders;
+            // A host that holds the pool with another run has no use for an entry, unless the write
+            // ends its holding.
+            let written = match &self.phase {
+                Some(Phase::Writing { update, .. }) => &update.record,
+                _ => &known.record,
+            };
+            let holds = |host: &str| {
+                let mut both = [&known.record, written].into_iter();
+                both.all(|record| record.holders.contains_key(host))
+            };
             joining.retain(|(ticket, host)| {
-                let is_blocked = holders.contains_key(host);
+                let is_blocked = holds(host);
                 if is_blocked {
                     self.queue.park(*ticket, host);
                 }

@@ -311,6 +311,27 @@ fn waiters_of_one_server_keep_their_order_if_a_grant_fails() {
     ]);
 }
 
+/// The simulation found it: the older waiter was parked because its host held the pool, although the
+/// write that was on its way ended that holding.
+#[test]
+fn waiters_of_one_server_keep_their_order_if_a_holding_of_the_first_ends() {
+    let mut script = servers(pool(2, 0));
+    script.play_ms(&[
+        (0, "2 get z", "z YES 1"),
+        (0, "1 get a/x", "a/x YES 2"),
+        (1, "3 wait c", ""),
+    ]);
+    for event in ["1 cut", "1 wait a/y", "1 wait b"] {
+        script.happen(event);
+    }
+    script.play_ms(&[
+        (2, "1 release a/x 2", ""),
+        (800, "1 tick", "a/x OK, c YES 3"),
+        (801, "3 release c", "c OK, a/y YES 4"),
+        (802, "1 release a/y 4", "a/y OK, b YES 5"),
+    ]);
+}
+
 /// What is said from this millisecond on.
 fn each_millisecond(script: &mut Script, times: std::ops::Range<u64>) -> Vec<String> {
     let mut said = Vec::new();
