@@ -332,6 +332,36 @@ fn waiters_of_one_server_keep_their_order_if_a_holding_of_the_first_ends() {
     ]);
 }
 
+/// The simulation found it: the entry of the waiter had ended with the grant.
+#[test]
+fn waiter_keeps_its_turn_if_its_lease_ends_before_the_lost_answer_is_looked_up() {
+    let mut lost = 0;
+    for count in 0..8 {
+        let mut script = servers(pool(1, 60));
+        script.play_ms(&[
+            (0, "2 get z", "z YES 1 57 s"),
+            (1, "1 wait a", ""),
+            (2, "3 wait b", ""),
+            (3, &format!("1 cut after {count} answers"), ""),
+        ]);
+        script.happen("2 release z");
+        if script.drain().contains("a YES") {
+            continue;
+        }
+        lost += u32::from(script.peer.record().contains("\"host\":\"a\""));
+        script.play_ms(&[(4, "unreachable", "")]);
+        let mut said = String::new();
+        for (time, event) in [(70, "reachable"), (71, "1 tick")] {
+            script.now = seconds(time);
+            script.happen(event);
+            said += &script.drain();
+        }
+        assert!(said.starts_with("a YES 2 "), "{count}: {said}");
+        script.play(&[(72, "1 release a", "a OK, b YES 3 57 s")]);
+    }
+    assert!(lost > 0);
+}
+
 /// What is said from this millisecond on.
 fn each_millisecond(script: &mut Script, times: std::ops::Range<u64>) -> Vec<String> {
     let mut said = Vec::new();

@@ -238,7 +238,7 @@ impl Update {
             outcomes: Vec::new(),
             deferred: Vec::new(),
         };
-        update.expire(context);
+        update.expire(waiters, context);
         let mut acquiring = Vec::new();
         for PoolOperation { request, released } in operations {
             match request.call {
@@ -274,12 +274,24 @@ impl Update {
         self.record.holders.remove(host)
     }
 
-    fn expire(&mut self, context: &UpdateContext) {
+    /// Ends the holdings whose leases are over. A waiter whose grant was not answered has left the
+    /// queue with it, so its holding is not ended but renewed, when the waiter is answered.
+    fn expire(&mut self, waiters: &Waiters, context: &UpdateContext) {
+        let is_waited_for = |host: &Rc<str>, holding: &Holding| {
+            let mut undelivered = context.undelivered.iter();
+            let mut waiting = waiters.iter();
+            undelivered.any(|(other, token)| other == host && *token == holding.token)
+                && waiting.any(|(waiter, run, _)| {
+                    let is_its = |own: &Run| Some(&**own) == run;
+                    *waiter == **host && holding.run.as_ref().is_none_or(is_its)
+                })
+        };
         let ended: Vec<_> = self
             .record
             .holders
             .iter()
             .filter(|(host, holding)| context.has_ended(host, holding))
+            .filter(|(host, holding)| !is_waited_for(host, holding))
             .map(|(host, holding)| (host.clone(), holding.token))
             .collect();
         for (host, token) in ended {
