@@ -5,6 +5,7 @@
 use super::{LONGEST_REPLY_BODY, Malformed, Reply};
 use crate::endpoint::{self, Endpoint};
 use crate::moment::Moment;
+use crate::printable::beginning;
 use crate::transport::{Event, Output};
 use std::collections::VecDeque;
 use std::fmt;
@@ -17,6 +18,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long one address may take to accept. This is enough to retransmit one lost packet.
 const ACCEPT: Duration = Duration::from_secs(3);
+
+/// The longest reason of a server that is shown, in characters.
+const LONGEST_REASON: usize = 200;
 
 /// How long a reply may take from its first byte to its last.
 const REST: Duration = Duration::from_secs(3);
@@ -55,7 +59,8 @@ pub enum Fault {
     HungUp,
     /// The answer is not valid HTTP.
     ProtocolError(Malformed),
-    /// The server, or a proxy before it, is temporarily unavailable: status and reason.
+    /// The server, or a proxy before it, is temporarily unavailable: the status, and the reason that
+    /// it gives.
     Unavailable(u16, String),
 }
 
@@ -313,14 +318,9 @@ impl HttpClient {
         };
         match Reply::read_up_to(self.longest_body, &self.incoming, closed) {
             Ok(None) => {}
-            Ok(Some((
-                Reply {
-                    status: status @ (502..=504),
-                    reason,
-                    ..
-                },
-                _,
-            ))) => self.disconnect(Fault::Unavailable(status, reason), now),
+            Ok(Some((reply, _))) if (502..=504).contains(&reply.status) => {
+                self.disconnect(Fault::Unavailable(reply.status, explained(&reply)), now);
+            }
             Ok(Some((reply, _))) => {
                 self.phase = Phase::Idle;
                 self.outputs.push_back(Output::Close);
@@ -392,6 +392,9 @@ impl HttpClient {
         }
         self.unreachable_since.get_or_insert(now);
         self.incoming.clear();
+        if self.attempts == 0 {
+            self.faults.fill(None); // of an earlier outage
+        }
         self.attempts += 1;
         let rounds = self.attempts / self.servers.len();
         let pause = if self.attempts.is_multiple_of(self.servers.len()) {
@@ -406,6 +409,17 @@ impl HttpClient {
             fault,
         });
         self.server = (self.server + 1) % self.servers.len();
+    }
+}
+
+/// The reason phrase, and the text of the body if it is one: a proxy sends a page instead.
+fn explained(reply: &Reply) -> String {
+    let is_text = |it: &str| it.split(';').next() == Some("text/plain");
+    let why = String::from_utf8_lossy(&reply.body);
+    if reply.header("Content-Type").is_some_and(is_text) && !why.is_empty() {
+        format!("{}: {}", reply.reason, beginning(&why, LONGEST_REASON))
+    } else {
+        reply.reason.clone()
     }
 }
 
@@ -451,6 +465,12 @@ mod tests {
         let mut bytes = Vec::new();
         Reply::new(200, "text/html", body).write(Terms::UNREADABLE, "", &mut bytes);
         bytes
+    }
+
+    fn busy(kind: &str, body: &str) -> Vec<u8> {
+        let length = body.len();
+        let head = format!("Content-Type: {kind}\r\nContent-Length: {length}");
+        format!("HTTP/1.1 503 Busy\r\n{head}\r\n\r\n{body}").into_bytes()
     }
 
     /// A client whose request was sent at 0 ms, with this patience.
@@ -532,6 +552,14 @@ mod tests {
                 "503 Busy",
             ),
             (
+                |client| client.received(&busy("text/html", "<html>"), at(1)),
+                "503 Busy",
+            ),
+            (
+                |client| client.received(&busy("text/plain", "it ends"), at(1)),
+                "503 Busy: it ends",
+            ),
+            (
                 |client| {
                     client.received(b"HTTP/1.1 200 OK\r\n", at(1));
                     client.disconnected(None, at(2));
@@ -555,6 +583,23 @@ mod tests {
             );
             assert_eq!(client.asked(), None);
         }
+    }
+
+    #[test]
+    fn faults_of_an_earlier_outage_are_forgotten() {
+        let mut client = client(&["a", "b"]);
+        let refused = || Some("connection refused".to_owned());
+        client.ask(ASK.to_vec(), ANSWER, at(0));
+        outputs(&mut client, at(0));
+        client.disconnected(refused(), at(0));
+        outputs(&mut client, at(0));
+        client.connected(at(0));
+        client.received(&reply("YES"), at(1));
+        client.ask(ASK.to_vec(), ANSWER, at(60_000));
+        outputs(&mut client, at(60_000));
+        client.disconnected(refused(), at(60_000));
+        let faults = client.faults(at(60_000));
+        assert_eq!(faults, "a: not tried yet; b: connection refused");
     }
 
     #[test]
