@@ -291,7 +291,7 @@ impl SharedPool {
             let newer = record.clone().or_newer(&known.record);
             if newer != record {
                 let note = format!(
-                    "{} is older than this server has seen (restored from a backup?): its holders and tokens are completed by those that this server knows",
+                    "{} is older than this server has seen (restored from a backup, or has ZooKeeper lost writes?): its holders and tokens are completed by those that this server knows",
                     self.path
                 );
                 context.note(Level::Error, note);

@@ -204,7 +204,7 @@ pub(super) struct Update {
     /// Waiters that give their entries up, because another run of their host holds the pool.
     pub(super) parked: Vec<(Ticket, Rc<str>)>,
     /// Holdings that end with the write, because their leases are over.
-    pub(super) expired: Vec<(Rc<str>, i64)>,
+    pub(super) expired: Vec<(Rc<str>, Holding)>,
     /// Holdings that end with the write, because no client can know of them.
     pub(super) taken_back: Vec<(Rc<str>, i64)>,
     /// The outcome of each operation.
@@ -292,11 +292,12 @@ impl Update {
             .iter()
             .filter(|(host, holding)| context.has_ended(host, holding))
             .filter(|(host, holding)| !is_waited_for(host, holding))
-            .map(|(host, holding)| (host.clone(), holding.token))
+            .map(|(host, _)| host.clone())
             .collect();
-        for (host, token) in ended {
-            self.remove(&host);
-            self.expired.push((host, token));
+        for host in ended {
+            if let Some(holding) = self.remove(&host) {
+                self.expired.push((host, holding));
+            }
         }
     }
 

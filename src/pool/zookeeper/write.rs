@@ -158,9 +158,10 @@ impl SharedPool {
         let record = &update.record;
         self.queue.unpark(|host| record.holders.contains_key(host));
         self.deliveries.retain(record, context.server);
-        for (host, token) in std::mem::take(&mut update.expired) {
-            let why = "its lease ended";
-            self.events.expired(&host, token, why, context);
+        for (host, holding) in std::mem::take(&mut update.expired) {
+            let held = Duration::from_millis(context.date().saturating_sub(holding.since));
+            let why = format!("its lease ended after {:.1} s", held.as_secs_f64());
+            self.events.expired(&host, holding.token, &why, context);
         }
         for (host, token) in std::mem::take(&mut update.taken_back) {
             self.events.taken_back(&host, token, context);
