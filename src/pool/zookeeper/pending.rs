@@ -70,7 +70,15 @@ impl SharedPool {
     /// The operations of an update that was not written, or may not have been.
     pub(super) fn retry(&mut self, update: Update, is_unsure: bool, context: &mut Context) {
         self.is_dirty = true;
-        let operations = update.outcomes.into_iter().map(|(operation, outcome)| {
+        let holders = &update.record.holders;
+        let operations = update.outcomes.into_iter().map(|(mut operation, outcome)| {
+            // The host may hold the pool with another token by then, which was not meant.
+            if let (UpdateOutcome::Revoked, true) = (outcome, is_unsure)
+                && let Some(holding) = holders.get(&operation.request.host)
+            {
+                let token = Some(holding.token);
+                operation.request.call = Call::Revoke { token };
+            }
             let released = match outcome {
                 UpdateOutcome::Released { token, .. } if is_unsure => Some(token),
                 _ => operation.released,

@@ -451,6 +451,30 @@ fn write_whose_answer_is_lost_is_looked_up() {
 }
 
 #[test]
+fn revocation_whose_answer_is_lost_hits_no_later_holding_of_the_host() {
+    let mut lost = 0;
+    for count in 0..8 {
+        let mut script = servers(pool(1, 0));
+        script.play_ms(&[(0, "2 get a/x", "a/x YES 1")]);
+        script.happen(&format!("1 cut after {count} answers"));
+        script.happen("1 revoke a");
+        if !script.drain().is_empty() || !script.peer.record().contains("revoked") {
+            continue;
+        }
+        lost += 1;
+        script.play_ms(&[
+            (1, "2 release a/x 1", "a/x OK"),
+            (2, "2 get a/y", "a/y YES 2"),
+        ]);
+        script.now = Moment(Duration::from_millis(500));
+        script.happen("1 tick");
+        script.drain();
+        script.play_ms(&[(501, "2 renew a/y 2", "a/y YES 2")]);
+    }
+    assert!(lost > 0);
+}
+
+#[test]
 fn grant_that_no_client_was_told_of_is_taken_back() {
     with_each_cut(|script, cut| {
         script.happen(cut);
