@@ -266,9 +266,12 @@ impl World {
             return;
         } else if turns.retry_failed && (last.exit != Some(0) || self.removed(last.run).is_some()) {
             "--every: the run before has failed"
-        } else if self.is_deleted(token) || asked.iter().any(|it| self.is_deleted(it.zxid)) {
-            // Its start is written while another run has a node of that name. Or its first node was
-            // deleted, and it has asked again by another one of its session.
+        } else if self.is_deleted(token)
+            || self.is_deleted(last.token)
+            || asked.iter().any(|it| self.is_deleted(it.zxid))
+        {
+            // One of both starts is written while the other run has a node of that name. Or its first
+            // node was deleted, and it has asked again by another one of its session.
             "--every: the lock node was deleted"
         } else if after.clone().any(back) {
             "--every: the servers' clock was set back"
