@@ -104,6 +104,14 @@ fn main() {
         words.iter().all(|word| word.starts_with("--"))
             || words.iter().any(|word| part.contains(word))
     };
+    if !PARTS.iter().any(|(name, _)| wanted(name)) {
+        let names: Vec<&str> = PARTS.iter().map(|(name, _)| *name).collect();
+        eprintln!(
+            "no part is named {words:?}: the parts are {}",
+            names.join(", ")
+        );
+        std::process::exit(2);
+    }
     let contestants = Contestants::new();
     println!("{}\n", machine());
     for (_, measure) in PARTS.iter().filter(|(name, _)| wanted(name)) {
