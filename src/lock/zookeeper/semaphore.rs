@@ -10,7 +10,7 @@ use super::recipe::{self, AcquiredNode, Outcome, Progress, Recipe, RecipeContext
 use crate::lock::{Failure, Holder};
 use crate::moment::Moment;
 use crate::zookeeper::code::{Code, flag};
-use crate::zookeeper::request::{Answer, Request};
+use crate::zookeeper::request::{Answer, Operation, Request};
 use crate::zookeeper::session::Change;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -201,19 +201,48 @@ impl Semaphore {
                 self.phase = Phase::Full;
                 self.report_full(context);
             }
-            Phase::Counting => {
-                self.phase = Phase::Creating;
-                let (path, data) = (self.lease.clone(), self.content.clone().into_bytes());
-                context.send(Request::Create {
-                    path,
-                    data,
-                    acl: context.acl(),
-                    flags: flag::EPHEMERAL,
-                });
-                context.watch(&self.lease);
-            }
+            Phase::Counting => self.create_lease(context),
             _ => {}
         }
+    }
+
+    /// Creates the lease while the contender exists. Without it, another run may have counted since
+    /// the list was read.
+    fn create_lease(&mut self, context: &mut RecipeContext) {
+        let Some(contender) = self.queue.contender() else {
+            return self.restart(context);
+        };
+        self.phase = Phase::Creating;
+        context.send(Request::Multi(vec![
+            Operation::Check { path: contender },
+            Operation::Create {
+                path: self.lease.clone(),
+                data: self.content.clone().into_bytes(),
+                acl: context.acl(),
+                flags: flag::EPHEMERAL,
+            },
+        ]));
+        context.watch(&self.lease);
+    }
+
+    /// The creation of the lease has failed. What follows shows the lease, if it exists.
+    fn not_created(
+        &mut self,
+        operation: usize,
+        code: Code,
+        context: &mut RecipeContext,
+    ) -> Option<Outcome> {
+        match (operation, code) {
+            (0, Code::NO_NODE) if self.phase == Phase::Creating => self.restart(context),
+            (_, Code::NODE_EXISTS | Code::NO_NODE) => {}
+            _ => {
+                return Some(Outcome::Failed(Failure::Refused {
+                    what: format!("create {}", self.lease),
+                    why: context.explain(code),
+                }));
+            }
+        }
+        None
     }
 
     fn holder(&self) -> Holder {
@@ -409,16 +438,15 @@ impl Recipe for Semaphore {
                 return self.on_lease(stat.ephemeral_owner, stat.czxid, context);
             }
             (Request::Data { path, .. }, Err(Code::NO_NODE)) if *path == self.lease => {
-                self.count(context);
+                if let Phase::Creating | Phase::Checking = self.phase {
+                    self.count(context);
+                }
             }
-            (Request::Create { path, .. }, Err(code))
-                if *path == self.lease && !matches!(code, Code::NODE_EXISTS | Code::NO_NODE) =>
-            {
-                return Some(Outcome::Failed(Failure::Refused {
-                    what: format!("create {path}"),
-                    why: context.explain(code),
-                }));
+            (Request::Multi(_), Ok(Answer::Undone { operation, code })) => {
+                return self.not_created(operation, code, context);
             }
+            (Request::Multi(_), Err(code)) => return self.not_created(1, code, context),
+            (Request::Multi(_), Ok(_)) => {}
             (Request::Create { path, flags, .. }, result) if flags & flag::SEQUENCE == 0 => {
                 self.parents.on_reply(path, result.as_ref().err().copied());
                 return self.on_queue_reply(request, result, context);

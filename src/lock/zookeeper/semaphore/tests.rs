@@ -326,3 +326,36 @@ fn contender_cut_at_any_byte_leaves_the_queue_free() {
         }
     }
 }
+
+/// An operator deleted the contender of the first waiter while its list of the leases was on its way,
+/// so the next run took the lease that was free by that list. The simulation found it (seed
+/// 850128270).
+#[test]
+fn list_that_is_older_than_the_loss_of_the_contender_admits_no_run() {
+    let lease = |name: &str| format!("{PATH}/{name}");
+    let mut fake = Fake::with_parent("/lockex");
+    fake.put(PATH, b"1", 0);
+    fake.put(&lease("first"), b"host:77", 77);
+    let mut waiter = contender(1, 1, TIMEOUT);
+    waiter.talk(&mut fake, at(0));
+    fake.delete(&lease("first"));
+    fake.delay = Duration::from_millis(100);
+    waiter.talk(&mut fake, at(1)); // lists the leases
+    let own = fake.children(QUEUE).remove(0);
+    fake.delete(&format!("{QUEUE}/{own}"));
+    fake.put(&lease("next"), b"host:78", 78);
+    fake.delay = Duration::ZERO;
+    for ms in (2..1_000).step_by(10) {
+        waiter.talk(&mut fake, at(ms));
+        assert_eq!(
+            fake.children(PATH),
+            ["next"],
+            "at {ms} ms: {:?}",
+            waiter.said
+        );
+    }
+    assert_eq!(fake.children(QUEUE).len(), 1, "it has joined again");
+    fake.delete(&lease("next"));
+    waiter.talk(&mut fake, at(1_000));
+    assert!(acquired(&waiter), "{:?}", waiter.said);
+}
