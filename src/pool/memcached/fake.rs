@@ -241,6 +241,10 @@ impl Scripted for Memcache {
                     server.cut(script.now, peer);
                 }
             }
+            // The connection breaks after that many replies.
+            ["cut", "after", count, "replies"] => {
+                script.servers[server].replies_left = count.parse().ok();
+            }
             ["frozen"] => peer.is_frozen = true,
             ["thawed"] => peer.is_frozen = false,
             ["step"] => {

@@ -996,7 +996,22 @@ impl SharedPool {
     fn retry(&mut self, pending: Box<PendingWrite>) {
         self.dirty = true;
         let mut operations = Vec::new();
-        for (operation, _) in pending.update.outcomes {
+        let ListUpdate {
+            leases,
+            unnumbered,
+            outcomes,
+            ..
+        } = pending.update;
+        for (mut operation, outcome) in outcomes {
+            // The host may hold the pool with another token by then, which was not meant.
+            if let (PoolOperation::Request(request), UpdateOutcome::Revoked) =
+                (&mut operation, outcome)
+                && let Some(lease) = leases.get(&request.host)
+                && !unnumbered.contains(&request.host)
+            {
+                let token = Some(lease.token);
+                request.call = Call::Revoke { token };
+            }
             match operation {
                 PoolOperation::Request(request) if request.call == Call::Wait => {
                     self.waiters.insert(request);

@@ -521,6 +521,30 @@ fn write_with_a_lost_reply_has_no_effect_after_a_contrary_answer() {
 }
 
 #[test]
+fn revocation_whose_reply_is_lost_hits_no_later_holding_of_the_host() {
+    let mut lost = 0;
+    for count in 0..8 {
+        let mut script = Script::new(pool(1, 60));
+        script.play_ms(&[(0, "2 get a/r", "a/r YES 1 57 s")]);
+        script.happen(&format!("1 cut after {count} replies"));
+        script.happen("1 revoke a");
+        let is_told = !script.drain().is_empty();
+        script.happen("2 renew a/r");
+        if is_told || script.drain() != "a/r NO revoked" {
+            continue;
+        }
+        lost += 1;
+        script.play_ms(&[
+            (1, "2 release a/r 1", "a/r OK"),
+            (2, "2 get a/s", "a/s YES 2 57 s"),
+        ]);
+        script.play_ms(&[(500, "1 tick", "a other token")]);
+        script.play_ms(&[(501, "2 renew a/s 2", "a/s YES 2 57 s")]);
+    }
+    assert!(lost > 0);
+}
+
+#[test]
 fn each_write_of_the_list_restarts_its_expiry() {
     let mut script = Script::new(pool(2, 60));
     script.play_ms(&[
