@@ -92,12 +92,20 @@ impl Waiters {
         Some((host.clone(), run.clone(), *since))
     }
 
-    /// The waiters that were started under holdings: ticket, host, and the tokens of the holdings.
-    pub(super) fn nested(&self) -> impl Iterator<Item = (Ticket, &Rc<str>, &[i64])> {
-        self.nested.iter().filter_map(|(ticket, outer)| {
-            let entry = self.by_ticket.get(ticket)?;
-            Some((*ticket, &entry.host, &outer[..]))
-        })
+    /// Removes the waiters that were started under the holdings that they wait for. `is_circular`
+    /// decides by the host of a waiter and the tokens under which it was started.
+    pub(super) fn take_circular(
+        &mut self,
+        is_circular: impl Fn(&Rc<str>, &[i64]) -> bool,
+    ) -> Vec<PendingRequest> {
+        let nested = self.nested.iter();
+        let circular = nested.filter(|(ticket, outer)| {
+            let entry = self.by_ticket.get(ticket);
+            entry.is_some_and(|entry| is_circular(&entry.host, outer))
+        });
+        let circular: Vec<Ticket> = circular.map(|(ticket, _)| *ticket).collect();
+        let taken = circular.into_iter();
+        taken.filter_map(|ticket| self.remove(ticket)).collect()
     }
 
     /// The waiters as a report shows them. `name`: the name of a host as its requests have it.

@@ -228,30 +228,22 @@ impl PoolState {
 
     /// Answers the waiters that were started under the holdings that they wait for.
     fn refuse_circular_waits(&mut self, outbox: &mut Outbox) {
-        let circular: Vec<Ticket> = self
-            .waiters
-            .nested()
-            .filter(|(_, host, outer)| self.is_circular(host, outer))
-            .map(|(ticket, ..)| ticket)
-            .collect();
-        for ticket in circular {
-            if self.waiters.remove(ticket).is_some() {
-                self.refuse(ticket, Answer::NoOuter, outbox);
+        let (has_room, holders) = (self.has_room(), &self.holders);
+        // Of the holdings that a waiter was started under, one would have to end first: that of its
+        // host, otherwise one of any host.
+        let is_circular = |host: &Rc<str>, outer: &[i64]| {
+            let is_outer = |holding: &Holding| outer.contains(&holding.token);
+            match holders.get(host) {
+                Some(holding) => is_outer(&holding),
+                None => {
+                    !has_room
+                        && holders.len() > 0
+                        && holders.iter().all(|(_, holding)| is_outer(holding))
+                }
             }
-        }
-    }
-
-    /// Whether a waiter was started under all holdings of which one would have to end first: that
-    /// of its host, otherwise those of all hosts.
-    fn is_circular(&self, host: &Rc<str>, outer: &[i64]) -> bool {
-        let is_outer = |holding: &Holding| outer.contains(&holding.token);
-        match self.holders.get(host) {
-            Some(holding) => is_outer(&holding),
-            None => {
-                !self.has_room()
-                    && self.holders.len() > 0
-                    && self.holders.iter().all(|(_, holding)| is_outer(holding))
-            }
+        };
+        for request in self.waiters.take_circular(is_circular) {
+            self.refuse(request.ticket, Answer::NoOuter, outbox);
         }
     }
 

@@ -506,15 +506,8 @@ impl Update {
 
     /// Answers the waiters that were started under the holdings that they wait for.
     fn refuse_circular_waits(&mut self, waiters: &mut Waiters, context: &UpdateContext) {
-        let circular: Vec<Ticket> = waiters
-            .nested()
-            .filter(|(_, host, outer)| self.is_circular(host, outer, context))
-            .map(|(ticket, ..)| ticket)
-            .collect();
-        for ticket in circular {
-            if let Some(request) = waiters.remove(ticket) {
-                self.resolve(request, UpdateOutcome::NoOuter);
-            }
+        for request in waiters.take_circular(|host, outer| self.is_circular(host, outer, context)) {
+            self.resolve(request, UpdateOutcome::NoOuter);
         }
     }
 
