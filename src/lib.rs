@@ -167,6 +167,7 @@
 //! | `pool::pools` | pools by name, and the change of their config |
 //! | `pool::waiters` | the waiters of a pool, in FIFO order |
 //! | `pool::lease` | how much of a lease a client may rely on |
+//! | `pool::effects` | what memcached and ZooKeeper have decided, until the loop takes it |
 //! | `pool::events` | counts and logs what happens in a pool |
 //! | `pool::reply_delivery` | whether a YES may have reached its host |
 //! | `pool::invalid_request` | requests that are answered INVALID |

@@ -5,6 +5,7 @@
 //! polls, so that one save covers all of them.
 
 pub mod access;
+mod effects;
 mod events;
 pub mod invalid_request;
 pub mod lease;

@@ -264,6 +264,11 @@ impl BootTime {
         (moment != Moment::NEVER).then(|| self.0.saturating_add(since_boot))
     }
 
+    /// The date of a moment in ms since 1970.
+    pub(super) fn date_of(self, moment: Moment) -> u64 {
+        u64::try_from(self.micros(moment) / 1000).unwrap_or(0)
+    }
+
     /// The date of a moment in microseconds.
     pub(super) fn micros(self, moment: Moment) -> i64 {
         self.0

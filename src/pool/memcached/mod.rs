@@ -16,6 +16,7 @@ mod list_update;
 pub mod protocol;
 mod shared_pool;
 
+use super::effects::Effects;
 use super::invalid_request::{self, InvalidRequest};
 use super::pools::Pools;
 use super::state::BootTime;
@@ -25,7 +26,7 @@ use crate::moment::Moment;
 use crate::plan::{self, Level};
 use crate::transport;
 use client::MemcachedClient;
-use shared_pool::{Context, Effect, REQUEST_TIMEOUT, SharedPool};
+use shared_pool::{Context, REQUEST_TIMEOUT, SharedPool};
 use std::borrow::Cow;
 use std::collections::VecDeque;
 
@@ -39,7 +40,7 @@ pub struct Memcache {
     client: MemcachedClient,
     /// How many times cycles were begun: numbers them.
     cycles: u64,
-    effects: VecDeque<Effect>,
+    effects: Effects,
     /// Requests for a report, and when each arrived.
     reports: VecDeque<(Ticket, Moment)>,
 }
@@ -53,7 +54,7 @@ impl Memcache {
             boot,
             client: MemcachedClient::new(now),
             cycles: 0,
-            effects: VecDeque::new(),
+            effects: Effects::default(),
             reports: VecDeque::new(),
         }
     }
@@ -89,7 +90,7 @@ impl Memcache {
     }
 
     fn output(&mut self, output: Output) {
-        self.effects.push_back(Effect::Output(output));
+        self.effects.output(output);
     }
 
     /// Reads all pools that were not read just now. While memcached is known to be unreachable, the
@@ -129,16 +130,10 @@ impl Memcache {
         if self.pools.cancel(ticket) {
             return;
         }
-        let is_its = |effect: &Effect| matches!(effect, Effect::Yes { request, .. } if request.ticket == ticket);
-        if let Some(index) = self.effects.iter().position(is_its)
-            && let Some(Effect::Yes {
-                request,
-                pool,
-                grant,
-            }) = self.effects.remove(index)
-            && let Some(pool) = self.pools.get_mut(&pool)
+        if let Some(yes) = self.effects.cancel(ticket)
+            && let Some(pool) = self.pools.get_mut(&yes.pool)
         {
-            pool.undo_reply(&request.host, grant.token);
+            pool.undo_reply(&yes.request.host, yes.grant.token);
         }
     }
 
@@ -281,14 +276,8 @@ impl Backend for Memcache {
     }
 
     fn poll(&mut self, now: Moment) -> Output {
-        match self.effects.pop_front() {
-            Some(Effect::Output(output)) => return output,
-            Some(Effect::Yes { request, grant, .. }) => {
-                return Output::Answer(request.ticket, Answer::Yes(grant));
-            }
-            None => {}
-        }
-        if let Some(output) = self.next_report(now) {
+        let decided = self.effects.next();
+        if let Some(output) = decided.or_else(|| self.next_report(now)) {
             return output;
         }
         self.begin_cycles(now);

@@ -31,13 +31,14 @@
 //! 6. *A write whose reply was lost* may still take effect while the list has the version that the
 //!    write depends on. So the next cycle always writes the list before it answers.
 
+use super::super::effects::{Effects, Yes};
 use super::super::events::{Events, Log};
 use super::super::invalid_request::{self, InvalidRequest};
 use super::super::lease::{self, ClientLease};
 use super::super::pools::PoolMachine;
 use super::super::state::BootTime;
 use super::super::waiters::{PendingRequest, Waiters};
-use super::super::{Answer, Call, Grant, Holder, Output, Remaining, Report, Ticket};
+use super::super::{Answer, Call, Grant, Holder, Remaining, Report, Ticket};
 use super::attempts::{Attempt, Attempts, ClassifiedRead};
 use super::cas_cycle::{CycleId, CyclePhase, PendingWrite, Snapshot, WritePhase};
 use super::client::MemcachedClient;
@@ -49,7 +50,6 @@ use super::protocol::{Command, Malformed, Reply};
 use super::unescaped;
 use crate::moment::Moment;
 use crate::plan::{self, Level};
-use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -70,22 +70,10 @@ const CONCURRENT_POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// The number of writes whose replies are ignored; cycles are numbered from 1.
 const UNTRACKED: u64 = 0;
 
-/// Something decided, until the loop takes it.
-#[derive(Debug)]
-pub(super) enum Effect {
-    Output(Output),
-    /// A YES. It is undone if the client hangs up before the loop takes it.
-    Yes {
-        request: PendingRequest,
-        pool: Rc<str>,
-        grant: Grant,
-    },
-}
-
 /// What the methods of a pool need of the backend.
 pub(super) struct Context<'a> {
     pub(super) client: &'a mut MemcachedClient,
-    pub(super) effects: &'a mut VecDeque<Effect>,
+    pub(super) effects: &'a mut Effects,
     /// The address of memcached, for messages.
     pub(super) address: &'a str,
     pub(super) boot: BootTime,
@@ -96,25 +84,19 @@ pub(super) struct Context<'a> {
 
 impl Log for Context<'_> {
     fn note(&mut self, level: Level, note: String) {
-        self.effects
-            .push_back(Effect::Output(Output::Note(level, note)));
+        self.effects.note(level, note);
     }
 }
 
 impl Context<'_> {
     fn answer(&mut self, ticket: Ticket, answer: Answer) {
-        self.effects
-            .push_back(Effect::Output(Output::Answer(ticket, answer)));
+        self.effects.answer(ticket, answer);
     }
 
     /// The time in ms since 1970.
     fn date(&self) -> u64 {
-        date(self.boot, self.now)
+        self.boot.date_of(self.now)
     }
-}
-
-fn date(boot: BootTime, now: Moment) -> u64 {
-    u64::try_from(boot.micros(now) / 1000).unwrap_or(0)
 }
 
 /// When memcached will end a list, if known.
@@ -354,10 +336,10 @@ impl SharedPool {
             .as_deref()
             .or(context.client.outage())
             .unwrap_or("memcached does not answer");
-        let answers = late
-            .into_iter()
-            .map(|ticket| Output::Answer(ticket, Answer::Unavailable(why.to_owned())));
-        context.effects.extend(answers.map(Effect::Output));
+        for ticket in late {
+            let answer = Answer::Unavailable(why.to_owned());
+            context.effects.answer(ticket, answer);
+        }
     }
 
     /// When something is due without an input.
@@ -919,7 +901,7 @@ impl SharedPool {
             self.events
                 .granted(&request.host, token, run, waited, context, now);
         }
-        context.effects.push_back(Effect::Yes {
+        context.effects.yes(Yes {
             request: request.clone(),
             pool: self.name.clone(),
             grant: Grant { token, expires },
@@ -1048,7 +1030,7 @@ impl SharedPool {
 
     /// The pool as last read. `held` is by the clock of the server that granted the holding.
     pub(super) fn report(&self, boot: BootTime, now: Moment) -> Report<'_> {
-        let (ends, date) = (self.ends(now), date(boot, now));
+        let (ends, date) = (self.ends(now), boot.date_of(now));
         let holders = self
             .cache
             .holders()

@@ -425,7 +425,7 @@ impl SharedPool {
         let (waiters, boot) = (&self.waiters, context.boot);
         let joining = joining.into_iter().filter_map(|(ticket, _)| {
             let (host, run, since) = waiters.get_since(ticket)?;
-            let since = super::date(boot, since);
+            let since = boot.date_of(since);
             Some((ticket, QueuedClient { host, run, since }))
         });
         self.queue.join(context.session_id(), context.acl, joining);

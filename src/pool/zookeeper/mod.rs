@@ -78,12 +78,13 @@ mod sightings;
 mod update;
 mod write;
 
+use super::effects::Effects;
 use super::events::Log;
 use super::invalid_request::{self, InvalidRequest};
 use super::pools::Pools;
 use super::state::BootTime;
 use super::waiters::PendingRequest;
-use super::{Answer, Backend, Grant, Input, Output, Report, Request, Ticket};
+use super::{Answer, Backend, Input, Output, Report, Request, Ticket};
 use crate::endpoint::Endpoint;
 use crate::moment::Moment;
 use crate::plan::{self, Auth, Level};
@@ -123,22 +124,10 @@ pub struct Options {
     pub boot: BootTime,
 }
 
-/// Something decided, until the loop takes it.
-#[derive(Debug)]
-enum Effect {
-    Output(Output),
-    /// A YES. It is undone if the client hangs up before the loop takes it.
-    Yes {
-        request: PendingRequest,
-        pool: Rc<str>,
-        grant: Grant,
-    },
-}
-
 /// What the methods of a pool need of the backend.
 struct Context<'a> {
     session: &'a mut Session,
-    effects: &'a mut VecDeque<Effect>,
+    effects: &'a mut Effects,
     acl: &'a [Acl],
     boot: BootTime,
     seed: i64,
@@ -152,15 +141,13 @@ struct Context<'a> {
 
 impl Log for Context<'_> {
     fn note(&mut self, level: Level, note: String) {
-        self.effects
-            .push_back(Effect::Output(Output::Note(level, note)));
+        self.effects.note(level, note);
     }
 }
 
 impl Context<'_> {
     fn answer(&mut self, ticket: Ticket, answer: Answer) {
-        self.effects
-            .push_back(Effect::Output(Output::Answer(ticket, answer)));
+        self.effects.answer(ticket, answer);
     }
 
     /// What is read after this is as new as all requests that have arrived: a server without a
@@ -181,16 +168,12 @@ impl Context<'_> {
 
     /// The time in ms since 1970.
     fn date(&self) -> u64 {
-        date(self.boot, self.now)
+        self.boot.date_of(self.now)
     }
 
     fn outage(&self) -> String {
         outage(self.session, self.refusal, self.now)
     }
-}
-
-fn date(boot: BootTime, now: Moment) -> u64 {
-    u64::try_from(boot.micros(now) / 1000).unwrap_or(0)
 }
 
 /// Why ZooKeeper does not answer.
@@ -216,7 +199,7 @@ pub struct ZooKeeper {
     session: Session,
     /// The first session, which no other server has had.
     first_session: Option<i64>,
-    effects: VecDeque<Effect>,
+    effects: Effects,
     /// Requests for a report, and when each arrived.
     reports: VecDeque<(Ticket, Moment)>,
     /// Since when no server has answered a request.
@@ -249,7 +232,7 @@ impl ZooKeeper {
             seed: boot.micros(now),
             session: Session::new(servers, timeout, auth, now),
             first_session: None,
-            effects: VecDeque::new(),
+            effects: Effects::default(),
             reports: VecDeque::new(),
             down_since: Some(now),
             is_outage_logged: false,
@@ -288,7 +271,7 @@ impl ZooKeeper {
     }
 
     fn output(&mut self, output: Output) {
-        self.effects.push_back(Effect::Output(output));
+        self.effects.output(output);
     }
 
     fn note(&mut self, level: Level, note: String) {
@@ -344,16 +327,10 @@ impl ZooKeeper {
         if self.pools.cancel(ticket) {
             return;
         }
-        let is_its = |effect: &Effect| matches!(effect, Effect::Yes { request, .. } if request.ticket == ticket);
-        if let Some(index) = self.effects.iter().position(is_its)
-            && let Some(Effect::Yes {
-                request,
-                pool,
-                grant,
-            }) = self.effects.remove(index)
-            && let Some(pool) = self.pools.get_mut(&pool)
+        if let Some(yes) = self.effects.cancel(ticket)
+            && let Some(pool) = self.pools.get_mut(&yes.pool)
         {
-            pool.undo_reply(&request.host, grant.token);
+            pool.undo_reply(&yes.request.host, yes.grant.token);
         }
     }
 
@@ -583,14 +560,8 @@ impl Backend for ZooKeeper {
 
     fn poll(&mut self, now: Moment) -> Output {
         loop {
-            match self.effects.pop_front() {
-                Some(Effect::Output(output)) => return output,
-                Some(Effect::Yes { request, grant, .. }) => {
-                    return Output::Answer(request.ticket, Answer::Yes(grant));
-                }
-                None => {}
-            }
-            if let Some(output) = self.next_report(now) {
+            let decided = self.effects.next();
+            if let Some(output) = decided.or_else(|| self.next_report(now)) {
                 return output;
             }
             self.begin_cycles(now);
@@ -647,7 +618,7 @@ impl Backend for ZooKeeper {
 
     fn report(&self, now: Moment) -> Vec<Report<'_>> {
         self.pools
-            .report(|pool| pool.report(date(self.boot, now), now))
+            .report(|pool| pool.report(self.boot.date_of(now), now))
     }
 }
 

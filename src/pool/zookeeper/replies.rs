@@ -1,13 +1,14 @@
 //! The answers of a pool, once the record is as an update has it.
 
+use super::super::effects::Yes;
 use super::super::lease::{self, ClientLease};
 use super::super::waiters::PendingRequest;
 use super::super::{Answer, Call, Grant};
+use super::Context;
 use super::record::Record;
 use super::shared_pool::SharedPool;
 use super::update::{self, PoolOperation, Update, UpdateOutcome};
 use super::write::BACKOFF;
-use super::{Context, Effect};
 use crate::moment::Moment;
 use std::time::Duration;
 
@@ -81,7 +82,7 @@ impl SharedPool {
         } else if let Call::Renew { .. } = request.call {
             self.events.renewed(&request.host, token, context);
         }
-        context.effects.push_back(Effect::Yes {
+        context.effects.yes(Yes {
             request: request.clone(),
             pool: self.name.clone(),
             grant: Grant { token, expires },
