@@ -1005,7 +1005,7 @@ fn one_check_precedes_all_reads_of_a_report() {
     script.play(&[(1, "1 tick", "")]);
     let requests = script.peer.fake.requests;
     script.play(&[(1, "1 report", "[]")]);
-    // Of each pool whether the record is current, and who waits.
+    // For each pool: is the record current, and which clients wait?
     assert_eq!(script.peer.fake.requests - requests, 1 + 20 * 2);
     // A leader that has lost its majority answers no read after the check.
     script.play(&[(3, "1 cut off", ""), (3, "1 report", "")]);

@@ -419,7 +419,7 @@ impl Servers {
             server_loop.handle_events(events, &mut || {
                 let mut plan = with(|world| plan_of(world.http().pool, world.tracing)).clone();
                 if is_barred {
-                    plan.pools[0].servers = Some(vec!["nobody".into()]);
+                    plan.pools[0].servers = Some(vec!["no-host".into()]);
                 }
                 Ok(plan)
             });

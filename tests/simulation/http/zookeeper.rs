@@ -11,7 +11,7 @@
 //! * OK to a release: it did not hold the pool.
 //!
 //! And each change with the one before it: tokens grow, there are never more holders than slots, no
-//! entry of the queue is passed over, each entry says who waits.
+//! entry of the queue is passed over, and each entry names its client.
 
 use super::super::World;
 use super::tcp::End;
@@ -60,7 +60,7 @@ struct Holder {
 struct Entry {
     name: String,
     sequence: i64,
-    /// Who waits.
+    /// The client that waits: its host and run.
     client: Option<(String, Option<String>)>,
 }
 
@@ -293,7 +293,7 @@ impl History {
             return Some(format!("entry {} is passed over", entry.name));
         }
         if let Some(entry) = pool.entries.iter().find(|it| it.client.is_none()) {
-            return Some(format!("entry {} does not say who waits", entry.name));
+            return Some(format!("entry {} does not name its client", entry.name));
         }
         let newcomers = pool
             .holders
